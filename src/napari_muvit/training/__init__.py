@@ -1,0 +1,1 @@
+"""Crops become weights: the engine, its events and its run folders."""
