@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from napari_muvit.errors import ConfigError, InputError, nearest_name
 from napari_muvit.geometry import parse_levels
@@ -28,7 +36,7 @@ def option(
 ) -> Any:
     """One field's title, help text, unit, form group and bounds."""
     text = f"{description} [{unit}]" if unit else description
-    extra = {"group": group, "advanced": advanced, "unit": unit}
+    extra: dict[str, JsonValue] = {"group": group, "advanced": advanced, "unit": unit}
     return Field(title=title, description=text, json_schema_extra=extra, **bounds)
 
 
@@ -361,7 +369,7 @@ def parse_config(kind: type[ConfigT], given: ConfigT | Mapping[str, Any] | str |
     """
     if isinstance(given, kind):
         return given
-    values = read_yaml(given) if isinstance(given, (str, Path)) else dict(given)  # type: ignore[arg-type]
+    values = read_yaml(given) if isinstance(given, (str, Path)) else dict(given)
     check_schema(values)
     check_keys(kind, values)
     try:

@@ -10,6 +10,7 @@ Axis letters: L levels, A spatial axes, N patches of a level.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -33,13 +34,13 @@ def parse_levels(levels: Iterable[float] | float) -> tuple[int | float, ...]:
     InputError
         If a level is not a finite number >= 1, or the levels do not ascend.
     """
-    given = [levels] if np.isscalar(levels) else list(levels)  # type: ignore[list-item,arg-type]
+    given = list(levels) if isinstance(levels, Iterable) else [levels]
     try:
-        values = [float(level) for level in given]  # type: ignore[arg-type]
+        values = [float(level) for level in given]
     except (TypeError, ValueError):
         raise InputError(_levels_message(given)) from None
     finite = all(math.isfinite(v) and v >= 1 for v in values)
-    ascending = all(a < b for a, b in zip(values, values[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(values))
     if not values or not finite or not ascending:
         raise InputError(_levels_message(given))
     return tuple(int(v) if v.is_integer() else v for v in values)
@@ -60,14 +61,14 @@ def parse_size(size: int | Sequence[int], num_axes: int) -> tuple[int, ...]:
     InputError
         If the number of values is neither 1 nor `num_axes`, or a value is not positive.
     """
-    values = [size] * num_axes if np.isscalar(size) else list(size)  # type: ignore[arg-type]
-    whole = all(float(v).is_integer() and v > 0 for v in values)  # type: ignore[arg-type]
+    values = list(size) if isinstance(size, (Sequence, np.ndarray)) else [size] * num_axes
+    whole = all(float(v).is_integer() and v > 0 for v in values)
     if len(values) != num_axes or not whole:
         raise InputError(
             f"size is {size!r}; it must be one positive number of pixels, or one for each of "
             f"the {num_axes} spatial axes. Pass for example 256."
         )
-    return tuple(int(v) for v in values)  # type: ignore[arg-type]
+    return tuple(int(v) for v in values)
 
 
 def default_scaled_axes(num_axes: int) -> tuple[int, ...]:
@@ -90,7 +91,9 @@ def crop_extents(
     scaled_axes: Sequence[int] | None = None,
 ) -> FloatArray:
     """Field of view of each level's crop in world px, (L, A)."""
-    return level_scales(levels, num_axes, scaled_axes) * np.asarray(parse_size(size, num_axes))
+    pixels = np.asarray(parse_size(size, num_axes), dtype=np.float64)
+    extents: FloatArray = level_scales(levels, num_axes, scaled_axes) * pixels
+    return extents
 
 
 def place_boxes(

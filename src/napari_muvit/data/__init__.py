@@ -1,1 +1,1 @@
-"""Stages 1 and 2 of 7: a store becomes nested crops. Everything here but `dataset` is free of torch."""
+"""Stages 1 and 2 of 7: a store becomes nested crops. Only `dataset` needs torch."""
