@@ -1,0 +1,79 @@
+"""Options: one spec, and errors that name field, given value and rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from napari_muvit.config import FinetuneConfig, Options, PretrainConfig, parse_config, write_config
+from napari_muvit.errors import ConfigError
+
+MINIMAL = {"images": "a.ome.zarr", "output": "run"}
+
+
+@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig])
+def test_every_field_has_title_text_and_group(kind: type[Options]) -> None:
+    for name, field in kind.model_fields.items():
+        assert field.title, name
+        assert field.description, name
+        assert isinstance(field.json_schema_extra, dict), name
+        assert field.json_schema_extra["group"], name
+
+
+def test_one_path_is_a_tuple_of_one() -> None:
+    assert parse_config(PretrainConfig, MINIMAL).images == ("a.ome.zarr",)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"levls": [1]}, "levls", "Did you mean 'levels'"),
+        ({"levels": [4, 1]}, "levels", "ascending"),
+        ({"crop_size": 100}, None, "Take 96 or 104"),
+        ({"steps": 0}, "steps", "steps is 0"),
+        ({"device": "gpu"}, "device", "'gpu'"),
+        ({"images": None}, "images", "images is None"),
+        ({"schema_version": 99}, "schema_version", "99"),
+    ],
+)
+def test_errors_name_field_value_and_rule(
+    change: dict[str, object], field: str | None, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse_config(PretrainConfig, MINIMAL | change)
+    assert caught.value.field == field
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(ConfigError, match="output is missing"):
+        parse_config(PretrainConfig, {"images": "a"})
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = parse_config(FinetuneConfig, MINIMAL | {"labels": "l", "levels": [1, 8], "dim": 64})
+    write_config(config, tmp_path / "config.yaml", version="1")
+    assert parse_config(FinetuneConfig, tmp_path / "config.yaml") == config
+    assert parse_config(FinetuneConfig, str(tmp_path / "config.yaml")) == config
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="bad.yaml"):
+        parse_config(PretrainConfig, path)
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        parse_config(PretrainConfig, "nowhere.yaml")
+
+
+def test_own_sizes_replace_the_presets() -> None:
+    config = parse_config(PretrainConfig, MINIMAL | {"preset": "tiny", "dim": 64, "patch_size": 4})
+    sizes = config.model_sizes()
+    assert sizes["dim"] == 64
+    assert sizes["patch_size"] == (4,)
+    assert sizes["num_layers"] == 4
