@@ -51,6 +51,15 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, (str, Path, int, float)) else value
 
 
+def _as_channels(value: Any) -> Any:
+    """Channel numbers arrive from the command line as text; names stay text."""
+    values = _as_tuple(value)
+    if not isinstance(values, (tuple, list)):
+        return values
+    return tuple(int(v) if isinstance(v, str) and v.isdecimal() else v for v in values)
+
+
+Channels = Annotated[tuple[int | str, ...], BeforeValidator(_as_channels)]
 Levels = Annotated[tuple[int | float, ...], BeforeValidator(_check_levels)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Sizes = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
@@ -68,7 +77,7 @@ class SourceOptions(Options):
     images: Annotated[Paths, option(
         "Images", "Images to learn from: OME-Zarr, TIFF, slide or ordinary image files, or one "
         "CSV with the columns image, labels, split, group.", group="Images", min_length=1)]
-    channels: Annotated[tuple[int | str, ...] | None, option(
+    channels: Annotated[Channels | None, option(
         "Channels", "Channels to use, by number or name; all by default.", group="Images")] = None
     t: Annotated[int | None, option(
         "Time point", "Index along t for images with several time points.", group="Images",
@@ -354,6 +363,26 @@ class FinetuneConfig(RunConfig):
     epoch_size: Annotated[int, option(
         "Epoch", "Training samples that count as one epoch.", group="Training", advanced=True,
         ge=1)] = 4096
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        self._check_pairs("images", self.images, "labels", self.labels)
+        if self.val is not None:
+            self._check_pairs("val", self.val, "val_labels", self.val_labels)
+        return self
+
+    @staticmethod
+    def _check_pairs(
+        name: str, images: tuple[str, ...], labels_name: str, labels: tuple[str, ...] | None
+    ) -> None:
+        if labels is None and all(image.lower().endswith(".csv") for image in images):
+            return
+        given = 0 if labels is None else len(labels)
+        if given != len(images):
+            raise ValueError(
+                f"{labels_name} has {given} entries and {name} has {len(images)}; each image "
+                f"needs its label image. Pass as many {labels_name} as {name}, in the same order."
+            )
 
 
 ConfigT = TypeVar("ConfigT", bound=Options)

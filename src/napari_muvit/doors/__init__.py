@@ -1,0 +1,1 @@
+"""The headless doors: thin commands over `api`. Nothing here knows Qt or napari."""

@@ -1,0 +1,114 @@
+"""Flags from the option classes: every field of a config is a flag of the same name.
+
+argparse hands over plain strings and pydantic converts and judges them, so a wrong value
+gives the same sentence on the command line as in a YAML file or from Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from napari_muvit.config import Options, check_keys, check_schema, parse_config, read_yaml
+from napari_muvit.errors import ConfigError, nearest_name
+
+ConfigT = TypeVar("ConfigT", bound=Options)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises a `ConfigError` instead of printing its usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See {self.prog} --help.")
+
+    def parse_strictly(self, args: Sequence[str]) -> argparse.Namespace:
+        """Parse `args`; an unknown flag names the nearest known one."""
+        known, unknown = self.parse_known_args(args)
+        if unknown:
+            self._refuse(unknown[0])
+        return known
+
+    def _refuse(self, given: str) -> NoReturn:
+        flag = given.split("=")[0]
+        near = nearest_name(flag, [name for name in self._option_string_actions if name != "-h"])
+        hint = f"Did you mean {near!r}?" if near and flag.startswith("-") else (
+            f"See {self.prog} --help."
+        )
+        raise ConfigError(f"unknown argument {given!r}. {hint}", field=flag.lstrip("-"))
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+def add_flags(parser: Parser, kind: type[Options], skip: Sequence[str] = ()) -> None:
+    """Add one flag for each field of `kind`, grouped as in the forms."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, field in kind.model_fields.items():
+        if name in skip:
+            continue
+        extra = field.json_schema_extra
+        title = str(extra.get("group", "options")) if isinstance(extra, dict) else "options"
+        group = groups.setdefault(title, parser.add_argument_group(title))
+        group.add_argument(flag_of(name), dest=name, **_flag_style(field))
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field: crop_size is --crop-size."""
+    return "--" + name.replace("_", "-")
+
+
+def _flag_style(field: FieldInfo) -> dict[str, Any]:
+    text = (field.description or "").replace("%", "%%") + _default_text(field).replace("%", "%%")
+    style: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
+    members = _members(field.annotation)
+    if bool in members:
+        return style | {"action": argparse.BooleanOptionalAction}
+    if any(typing.get_origin(member) is tuple for member in members):
+        style["nargs"] = "+"
+    choices = [c for m in members if typing.get_origin(m) is typing.Literal for c in m.__args__]
+    style["metavar"] = "{" + ",".join(map(str, choices)) + "}" if choices else _metavar(members)
+    return style
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The alternatives of a union, or the annotation alone, without their annotations."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _members(annotation.__origin__)
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        return [inner for member in annotation.__args__ for inner in _members(member)]
+    return [annotation]
+
+
+def _metavar(members: Sequence[Any]) -> str:
+    text = str(members)
+    return "N" if "str" not in text and ("int" in text or "float" in text) else "X"
+
+
+def _default_text(field: FieldInfo) -> str:
+    default = field.default
+    if default is PydanticUndefined or default is None:
+        return ""
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f" (default: {shown})"
+
+
+def merge(kind: type[ConfigT], flags: dict[str, Any], config_file: str | None) -> ConfigT:
+    """The config of a command: values of the YAML file, with the flags given in their place."""
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        values = read_yaml(config_file)
+        check_schema(values)
+        check_keys(kind, values)
+    return parse_config(kind, values | flags)

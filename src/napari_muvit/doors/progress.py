@@ -1,0 +1,76 @@
+"""Events as lines: one that renews itself on a terminal, one every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from napari_muvit.doors.shell import duration, say
+
+QUIET_SECONDS = 10.0
+
+
+class ProgressPrinter:
+    """Prints the events of a run, a prediction or a conversion to stderr."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._terminal = sys.stderr.isatty()
+        self._last = -QUIET_SECONDS
+        self._open_line = False
+
+    def show(self, event: Any) -> None:
+        """Print what `event` says, if it is time to."""
+        kind = type(event).__name__
+        shower = getattr(self, f"_show_{kind}", None)
+        if shower is not None:
+            shower(event)
+
+    def close(self) -> None:
+        """End a line that is still being renewed."""
+        if self._open_line:
+            sys.stderr.write("\n")
+            self._open_line = False
+
+    def _progress(self, text: str, is_last: bool) -> None:
+        now = time.monotonic()
+        pause = 0.1 if self._terminal else QUIET_SECONDS
+        if now - self._last < pause and not is_last:
+            return
+        self._last = now
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{self.name}: {text}")
+            sys.stderr.flush()
+            self._open_line = True
+        else:
+            say(f"{self.name}: {text}")
+
+    def _line(self, text: str) -> None:
+        self.close()
+        say(f"{self.name}: {text}")
+
+    def _show_StepEvent(self, event: Any) -> None:
+        self._progress(
+            f"step {event.step}/{event.steps}  loss {event.loss:.4f}  "
+            f"{duration(event.remaining)} left", is_last=event.step == event.steps,
+        )
+
+    def _show_ValidationEvent(self, event: Any) -> None:
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+        self._line(f"step {event.step} validation  {shown}")
+
+    def _show_WarningEvent(self, event: Any) -> None:
+        self._line(f"warning: {event.message}")
+
+    def _show_TileEvent(self, event: Any) -> None:
+        self._progress(
+            f"{event.done}/{event.total} tiles  {duration(event.remaining)} left",
+            is_last=event.done == event.total,
+        )
+
+    def _show_ConvertEvent(self, event: Any) -> None:
+        self._progress(
+            f"{event.done}/{event.total} blocks  {duration(event.remaining)} left",
+            is_last=event.done == event.total,
+        )

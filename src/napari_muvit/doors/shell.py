@@ -1,0 +1,61 @@
+"""What every command does around its work: warnings and errors become sentences.
+
+Bad input ends with one sentence on stderr and exit status 2; Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TextIO
+
+from napari_muvit.errors import MuvitError, MuvitWarning
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run `command`; its exit status, with errors of ours said in one sentence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", MuvitWarning)
+        warnings.showwarning = _show_warning
+        try:
+            return command() or 0
+        except MuvitError as error:
+            say(f"error: {error}")
+            return EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            say("interrupted; what was finished is kept")
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            sys.stdout = None  # type: ignore[assignment]
+            return 0
+        except OSError as error:
+            place = f" ({error.filename})" if error.filename else ""
+            say(f"error: {error.strerror or error}{place}")
+            return 1
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(" ".join(text.split("\n")) + "\n")
+    sys.stderr.flush()
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: TextIO | None = None, line: str | None = None,
+) -> None:
+    if issubclass(category, MuvitWarning):
+        say(f"warning: {message}")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: 45 s, 12 min, 3.5 h."""
+    if seconds is None:
+        return "unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
