@@ -1,0 +1,206 @@
+"""Stage 3 of 7: crops become tokens.
+
+Cuts nested crops into patches and gives every patch its place in the world (MuViT, section
+3.1). Tokens are ordered by level, then in raster order; inside a patch the channel is last.
+
+Axis letters: B batch, L levels, C channels, S spatial extent, A spatial axes, n patches of a
+level, N = L * n tokens, P values of a patch, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from napari_muvit.errors import ChannelError, InputError
+from napari_muvit.geometry import TokenCoordinates
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the patches lie.
+
+    ``coords`` (B, N, A) are relative to ``origin`` (B, A), float32 (float64 in a float64
+    model); ``absolute`` (B, N, A) are world px in the dtype of the boxes.
+    """
+
+    coords: Tensor
+    absolute: Tensor
+    origin: Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Embedded patches ``x`` (B, N, D) with their places and levels.
+
+    ``coords`` (B, N, A) centred world px, ``absolute`` (B, N, A) world px, ``origin`` (B, A),
+    ``level_idx`` (N,) int64, ``patches`` (B, N, P) pixel values, ``grid`` patches per axis.
+    """
+
+    x: Tensor
+    coords: Tensor
+    absolute: Tensor
+    origin: Tensor
+    level_idx: Tensor
+    patches: Tensor
+    grid: tuple[int, ...]
+
+
+def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
+    """Images (..., C, *S) as patches (..., n, P), channel last inside a patch."""
+    axes = len(patch_size)
+    lead = x.shape[: -axes - 1]
+    sizes = [v for s, p in zip(x.shape[-axes:], patch_size, strict=True) for v in (s // p, p)]
+    x = x.reshape(*lead, x.shape[-axes - 1], *sizes)
+    first = len(lead)
+    grid = [first + 1 + 2 * i for i in range(axes)]
+    inner = [first + 2 + 2 * i for i in range(axes)]
+    num_values = math.prod(patch_size) * x.shape[first]
+    num_patches = math.prod(x.shape[i] for i in grid)
+    x = x.permute(*range(first), *grid, *inner, first)
+    return x.reshape(*lead, num_patches, num_values)
+
+
+def unpatchify(
+    patches: Tensor, patch_size: Sequence[int], num_channels: int, size: Sequence[int]
+) -> Tensor:
+    """Patches (..., n, P) as images (..., C, *S); undoes `patchify`."""
+    axes = len(patch_size)
+    lead = patches.shape[:-2]
+    grid = [s // p for s, p in zip(size, patch_size, strict=True)]
+    x = patches.reshape(*lead, *grid, *patch_size, num_channels)
+    first = len(lead)
+    order = [first + 2 * axes]
+    for i in range(axes):
+        order += [first + i, first + axes + i]
+    return x.permute(*range(first), *order).reshape(*lead, num_channels, *size)
+
+
+def patch_grid(size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Number of patches along each axis.
+
+    Raises
+    ------
+    InputError
+        If a patch does not divide the crop.
+    """
+    if any(s % p or s == 0 for s, p in zip(size, patch_size, strict=True)):
+        nearest = tuple(max(p, round(s / p) * p) for s, p in zip(size, patch_size, strict=True))
+        raise InputError(
+            f"the crop is {tuple(size)} px and a patch is {tuple(patch_size)} px; the patch must "
+            f"divide the crop along every axis. Pass crops of {nearest} px, for example."
+        )
+    return tuple(s // p for s, p in zip(size, patch_size, strict=True))
+
+
+def check_image(x: Tensor, num_levels: int, in_channels: int, num_axes: int) -> None:
+    """Refuse images of the wrong form; looks at shape and dtype only, never at values.
+
+    Raises
+    ------
+    InputError
+        If the number of axes or levels is wrong, or the pixels are integers.
+    ChannelError
+        If the number of channels is wrong.
+    """
+    shape = tuple(x.shape)
+    if x.ndim != num_axes + 3:
+        raise InputError(
+            f"the image has shape {shape}; a {num_axes}D model needs {num_axes + 3} axes: batch, "
+            f"level, channel and {num_axes} spatial ones. Add or drop axes, e.g. image[None]."
+        )
+    if x.shape[1] != num_levels:
+        raise InputError(
+            f"the image has shape {shape}, that is {x.shape[1]} levels; the model has "
+            f"{num_levels}. Pass one crop per level, in the order of model.levels."
+        )
+    if x.shape[2] != in_channels:
+        raise ChannelError(
+            f"the image has shape {shape}, that is {x.shape[2]} channels; the model has "
+            f"{in_channels}. Choose channels of the image, or a model trained on such images."
+        )
+    if not x.is_floating_point():
+        raise InputError(
+            f"the image is {x.dtype}; the model needs normalised floating-point pixels. Convert "
+            "it, e.g. image.float() / 255, in the way the model was trained."
+        )
+
+
+def check_boxes(bbox: Tensor, batch: int, levels: Sequence[float], num_axes: int) -> None:
+    """Refuse boxes of the wrong shape; values are not looked at.
+
+    Raises
+    ------
+    InputError
+        If the shape is not (B, L, 2, A).
+    """
+    shape, needed = tuple(bbox.shape), (batch, len(levels), 2, num_axes)
+    if bbox.ndim != 4 or shape[1:] != needed[1:] or bbox.shape[0] != batch:
+        raise InputError(
+            f"bbox has shape {shape}; a batch of {batch} with levels {tuple(levels)} needs "
+            f"{needed}. Pass one box per level, e.g. crop.bbox[None]."
+        )
+
+
+def naive_boxes(
+    scales: Sequence[Sequence[float]], size: Sequence[int], policy: TokenCoordinates
+) -> Tensor:
+    """Concentric boxes around 0, (1, L, 2, A) float32: the paper's "naive" boxes.
+
+    ``span`` takes the official default, +-l*(H/2 - 0.5); ``centre`` takes +-l*H/2.
+    """
+    inset = 0.5 if policy == "span" else 0.0
+    half = [[f * (s / 2 - inset) for f, s in zip(row, size, strict=True)] for row in scales]
+    upper = torch.tensor(half)
+    return torch.stack([-upper, upper], dim=1)[None]
+
+
+def place_patches(
+    bbox: Tensor, grid: Sequence[int], policy: TokenCoordinates, *, coarsest: int,
+    device: torch.device, dtype: torch.dtype, origin: Tensor | None = None,
+) -> Places:
+    """World position of every patch; `geometry.patch_centres` in torch, around an origin.
+
+    Rotary angles see differences only, so an origin changes nothing in exact arithmetic; it
+    is what keeps float32 angles exact far from the image's corner.
+
+    Parameters
+    ----------
+    bbox
+        (B, L, 2, A) world px, any dtype, on any device.
+    coarsest
+        Which level's box gives the origin: its centre.
+    device, dtype
+        Where and how the result is needed; `dtype` is that of the centred coordinates.
+    origin
+        (B, A) to be used instead.
+    """
+    # Apple GPUs have no float64.
+    wide = torch.float32 if bbox.device.type == "mps" else torch.float64
+    box = bbox.to(wide)
+    origin = box[:, coarsest].mean(dim=1) if origin is None else origin.to(box.device, wide)
+    axes = [_fractions(n, policy, wide, box.device) for n in grid]
+    mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+    step = mesh * (box[:, :, 1] - box[:, :, 0])[:, :, None]
+    centred = (box[:, :, 0] - origin[:, None])[:, :, None] + step
+    absolute = box[:, :, 0][:, :, None] + step
+    given = bbox.dtype if bbox.is_floating_point() else torch.float32
+    if device.type == "mps":
+        given = torch.float32
+    return Places(
+        coords=centred.flatten(1, 2).to(dtype).to(device, non_blocking=True),
+        absolute=absolute.flatten(1, 2).to(given).to(device, non_blocking=True),
+        origin=origin,
+    )
+
+
+def _fractions(
+    num_patches: int, policy: TokenCoordinates, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if policy == "span":
+        return torch.linspace(0, 1, num_patches, dtype=dtype, device=device)
+    return (torch.arange(num_patches, dtype=dtype, device=device) + 0.5) / num_patches
