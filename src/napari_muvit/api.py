@@ -1,0 +1,205 @@
+"""One function per verb. Doors, widgets and scripts enter the engine here and nowhere else.
+
+Importing this module loads no torch: each verb imports its room when it is called, and the
+names that widgets need from deeper rooms are resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_muvit.config import FinetuneConfig, PretrainConfig
+
+if TYPE_CHECKING:
+    import dask.array as da
+    from torch import nn
+
+    from napari_muvit.data.pyramid import Pyramid
+    from napari_muvit.inference.scores import Scores
+    from napari_muvit.training.run import Run
+
+Source = Any
+"""What `open_pyramid` takes: a path or URL, a napari layer, a zarr group, an array, a list."""
+
+_HOMES = {
+    "napari_muvit.data.pyramid": ("Pyramid", "pyramid_from_arrays"),
+    "napari_muvit.data.crop": ("NestedCrop",),
+    "napari_muvit.data.labels": ("ClassTable", "LabelClass", "read_class_table"),
+    "napari_muvit.data.omezarr": ("create_pyramid",),
+    "napari_muvit.data.convert": ("convert",),
+    "napari_muvit.data.describe": ("describe",),
+    "napari_muvit.data.annotations": ("AnnotationStore",),
+    "napari_muvit.training.run": ("Run",),
+    "napari_muvit.training.folder": ("RunFolder",),
+    "napari_muvit.inference.live": ("LivePrediction",),
+    "napari_muvit.inference.scores": ("Scores",),
+    "napari_muvit.geometry": (
+        "crop_extents", "default_boxes", "level_scales", "parse_levels", "place_boxes",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})
+
+
+def open_pyramid(
+    source: Source, channels: Sequence[int | str] | int | str | None = None,
+    t: int | None = None, z: int | None = None, image: str | int | None = None,
+) -> Pyramid:
+    """The multi-resolution image at `source`, opened without reading pixels.
+
+    Parameters
+    ----------
+    source
+        Path or URL of an OME-Zarr, a (OME-)TIFF, a slide file or an ordinary image; a napari
+        layer; a zarr group; an array; or a list of arrays, finest first.
+    channels
+        Channels to take, by index or name; all by default.
+    t, z
+        Index along t or z, where the image has that axis and one plane is wanted.
+    image
+        Which image of a file that holds several.
+
+    Raises
+    ------
+    SourceError
+        Naming file, key and remedy, if the source cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pyramid = open_pyramid(np.zeros((64, 64), np.uint8))
+    >>> pyramid.shape
+    (1, 64, 64)
+    """
+    from napari_muvit.data.pyramid import open_pyramid as open_source
+
+    return open_source(source, channels=channels, t=t, z=z, image=image)
+
+
+def pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path) -> Run:
+    """A run of masked-autoencoder pretraining, checked and ready to iterate.
+
+    Parameters
+    ----------
+    config
+        A `PretrainConfig`, a dict of its options, or the path of a YAML file.
+
+    Returns
+    -------
+    Run
+        Iterate over its events, or call ``.wait()``; ``.folder`` is the run folder.
+
+    Raises
+    ------
+    ConfigError, SourceError, RunExistsError
+        At the call, before anything is written.
+    """
+    from napari_muvit.training import start_pretrain
+
+    return start_pretrain(config)
+
+
+def finetune(config: FinetuneConfig | Mapping[str, Any] | str | Path) -> Run:
+    """A run of segmentation fine-tuning, checked and ready to iterate; see `pretrain`."""
+    from napari_muvit.training import start_finetune
+
+    return start_finetune(config)
+
+
+def resume(folder: str | Path) -> Run:
+    """The run in `folder`, ready to go on from its last checkpoint.
+
+    Raises
+    ------
+    RunError
+        If the folder holds no run, or another process is writing it.
+    """
+    from napari_muvit.training import resume_run
+
+    return resume_run(folder)
+
+
+def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
+    """The model in a run folder (best if validated, else last), model or official folder.
+
+    The module's ``.meta`` holds crop size, pixel size, normalisation and class table where
+    the folder knows them.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds no model, or a damaged one.
+    """
+    from napari_muvit.models.checkpoint import load_model as load
+    from napari_muvit.training.folder import find_model
+
+    return load(find_model(folder), device=device)
+
+
+def predict(source: Source, model: Any, **options: Any) -> da.Array:
+    """Labels of the whole image as a dask array that runs the model when computed.
+
+    Parameters
+    ----------
+    source
+        Anything that `open_pyramid` takes.
+    model
+        Run folder, model folder, or a loaded segmenter.
+    **options
+        See `napari_muvit.inference.lazy.predict`: ``overlap=0.25``, ``probabilities=False``.
+
+    Returns
+    -------
+    dask.array.Array
+        (*S) of class-table values on the grid of ``levels[0]``; (K, *S) float32 with
+        ``probabilities=True``.
+    """
+    from napari_muvit.inference.lazy import predict as predict_lazily
+
+    return predict_lazily(source, model, **options)
+
+
+def predict_to_zarr(
+    source: Source, model: Any, output: str | Path, **options: Any
+) -> Iterator[Any]:
+    """Predict a whole image to an OME-Zarr of labels; yields events, continues what is there.
+
+    See `napari_muvit.inference.to_store.predict_to_zarr` for the options.
+    """
+    from napari_muvit.inference.to_store import predict_to_zarr as predict_to_store
+
+    return predict_to_store(source, model, output, **options)
+
+
+def features(source: Source, model: Any, level: float = 1, **options: Any) -> da.Array:
+    """Encoder features of one level as a lazy dask array (D, *S'), one value per patch."""
+    from napari_muvit.inference.features import features as features_lazily
+
+    return features_lazily(source, model, level=level, **options)
+
+
+def evaluate(prediction: Source, truth: Source, unlabelled: int | None = None) -> Scores:
+    """Per-class Dice and IoU and their mean; unlabelled truth is left out. Streams.
+
+    Raises
+    ------
+    InputError
+        If the two images cannot be aligned by their scale.
+    """
+    from napari_muvit.inference.scores import evaluate as score
+
+    return score(prediction, truth, unlabelled=unlabelled)
