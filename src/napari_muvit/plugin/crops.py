@@ -1,0 +1,177 @@
+"""What the Crops widget shows, without Qt: boxes, table, thumbnails and code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_muvit.errors import InputError
+from napari_muvit.geometry import (
+    FloatArray,
+    crop_extents,
+    parse_levels,
+    parse_size,
+    place_boxes,
+)
+from napari_muvit.plugin.layers import ChannelDisplay
+
+LEVEL_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
+"""One colour per position in `levels`: the Okabe-Ito set, told apart with any colour vision."""
+
+
+@dataclass(frozen=True)
+class CropChoice:
+    """Which nested crop: levels, crop size and the centre of the finest, world px."""
+
+    levels: tuple[float, ...] = (1, 4, 16)
+    size: int = 256
+    center: tuple[float, ...] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", parse_levels(self.levels))
+        parse_size(self.size, len(self.center))
+
+    def moved(self, center: Sequence[float]) -> CropChoice:
+        return replace(self, center=tuple(float(value) for value in center))
+
+    def boxes(self) -> FloatArray:
+        """Outer edges of each level's crop before snapping, (L, 2, A), world px."""
+        extents = crop_extents(self.levels, self.size, len(self.center))
+        return place_boxes(extents, center=self.center)
+
+    def code(self, source: str | None) -> str:
+        """Python that reads the same crop."""
+        opened = (
+            f"muvit.open_pyramid({source!r})" if source
+            else "muvit.open_pyramid(image)  # image: the array that napari shows"
+        )
+        center = ", ".join(f"{value:.1f}" for value in self.center)
+        return (
+            f"import napari_muvit as muvit\n\npyramid = {opened}\n"
+            f"crop = pyramid.crop(center=({center}), levels={self.levels}, size={self.size})\n"
+            "crop.image, crop.bbox, crop.valid\n"
+        )
+
+
+def parse_levels_text(text: str) -> tuple[int | float, ...]:
+    """Levels from what a person types, ``"1, 4, 16"``.
+
+    Raises
+    ------
+    InputError
+        If a part is no number, or the numbers are no ascending levels.
+    """
+    parts = [part for part in text.replace(",", " ").replace(";", " ").split() if part]
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        raise InputError(
+            f"levels are {text!r}; they must be numbers. Type for example 1, 4, 16."
+        ) from None
+    return parse_levels(values)
+
+
+def levels_text(levels: Sequence[float]) -> str:
+    return ", ".join(f"{level:g}" for level in levels)
+
+
+def box_corners(boxes: FloatArray) -> list[FloatArray]:
+    """Corners of each box, L arrays of (4, 2), (y, x) world px, clockwise from the lower."""
+    corners = []
+    for (y0, x0), (y1, x1) in boxes[:, :, -2:]:
+        corners.append(np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]]))
+    return corners
+
+
+def box_rows(
+    levels: Sequence[float], boxes: FloatArray, pixel_size: Sequence[float] | None
+) -> list[tuple[str, ...]]:
+    """One row of text per level: level, first pixel, side in px, side in um.
+
+    Parameters
+    ----------
+    boxes
+        (L, 2, A) world px.
+    pixel_size
+        um of a full-resolution pixel for each axis, None where unknown.
+    """
+    rows: list[tuple[str, ...]] = []
+    for level, (lower, upper) in zip(levels, boxes, strict=True):
+        place = ", ".join(f"{low + 0.5:.0f}" for low in lower)
+        sides = upper - lower
+        width = _sides(sides)
+        micrometres = "unknown" if pixel_size is None else _sides(sides * np.asarray(pixel_size))
+        rows.append((f"{level:g}", place, width, micrometres))
+    return rows
+
+
+def _sides(sides: FloatArray) -> str:
+    """Sides as text; one number for a square."""
+    texts = [_short(side) for side in sides]
+    return texts[0] if len(set(texts)) == 1 else " × ".join(texts)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def outside_share(boxes: FloatArray, image: FloatArray) -> FloatArray:
+    """Share of each box that lies outside the image box (2, A), (L,), 0 to 1."""
+    lower = np.maximum(boxes[:, 0], image[0])
+    upper = np.minimum(boxes[:, 1], image[1])
+    inside = np.prod(np.clip(upper - lower, 0, None), axis=1)
+    share: FloatArray = 1 - inside / np.prod(boxes[:, 1] - boxes[:, 0], axis=1)
+    return share
+
+
+def render_crop(
+    image: NDArray[Any], valid: NDArray[np.bool_], display: Sequence[ChannelDisplay]
+) -> NDArray[np.uint8]:
+    """A picture, (H, W, 3) uint8, of one level's crop as the viewer shows it.
+
+    Parameters
+    ----------
+    image
+        (C, H, W) or (C, D, H, W) pixels; of a volume the middle plane is shown.
+    valid
+        (H, W) or (D, H, W) bool; padding is hatched.
+    display
+        One entry per channel; none for RGB, whose values are shown as they are.
+    """
+    if image.ndim == 4:
+        middle = image.shape[1] // 2
+        image, valid = image[:, middle], valid[middle]
+    if display:
+        picture = np.zeros((*image.shape[1:], 3))
+        for channel, shown in zip(image, display, strict=True):
+            low, high = shown.limits
+            span = (high - low) or 1.0
+            grey = np.clip((channel.astype(np.float64) - low) / span, 0, 1)
+            picture += grey[..., None] * np.asarray(shown.color)
+    else:
+        values = np.moveaxis(image[:3].astype(np.float64), 0, -1)
+        is_bytes = np.issubdtype(image.dtype, np.integer)
+        top = np.iinfo(image.dtype).max if is_bytes else 1.0
+        picture = values / top
+    pixels: NDArray[np.uint8] = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    rows, columns = np.indices(valid.shape)
+    hatch = np.where((rows + columns) // 6 % 2, 60, 40).astype(np.uint8)
+    return np.where(valid[..., None], pixels, hatch[..., None])
+
+
+def suggest_levels(image: FloatArray, size: int) -> tuple[float, ...]:
+    """Three levels that suit an image: full resolution, its surroundings, most of the image.
+
+    Parameters
+    ----------
+    image
+        (2, A) world px box of the image.
+    """
+    widest = float(np.max(image[1] - image[0])) / size
+    coarsest = max(0, int(np.floor(np.log2(max(widest, 1.0)))))
+    exponents = sorted({0, round(coarsest / 2), coarsest})
+    return parse_levels([2**exponent for exponent in exponents])

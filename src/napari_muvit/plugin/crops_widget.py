@@ -1,0 +1,346 @@
+"""MuViT: Crops. Nested crops moved with the mouse: boxes, thumbnails, table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QGuiApplication, QImage, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QFormLayout,
+    QGridLayout,
+    QHeaderView,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+)
+from superqt import QLabeledSlider, QRangeSlider
+
+from napari_muvit.errors import InputError
+from napari_muvit.plugin import crops
+from napari_muvit.plugin.background import LatestTask
+from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
+from napari_muvit.plugin.layers import ResolvedImage
+from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+
+LAYER_NAME = "MuViT crops"
+THUMBNAIL_SIDE = 132
+THUMBNAILS_PER_ROW = 2
+LARGEST_EXPONENT = 10
+SIZE_STEP = 16
+GRAB_PX = 12
+"""How near to the crop's centre, in screen pixels, a press takes hold of it."""
+
+
+class CropsWidget(DockWidget):
+    """Shows what the model would see at a place."""
+
+    def __init__(self, napari_viewer: Any, backend: Any = None) -> None:
+        super().__init__(napari_viewer, backend)
+        self.choice = crops.CropChoice()
+        self.image: ResolvedImage | None = None
+        self._shapes: Any = None
+        self._reader = LatestTask(_read_crop)
+        self._build()
+        self._reader.finished.connect(self._on_crop)
+        self._reader.failed.connect(show_failure)
+        self.destroyed.connect(self._reader.stop)
+        self.listen_mouse(self.viewer.mouse_drag_callbacks, self._on_drag)
+        self.listen_mouse(self.viewer.mouse_move_callbacks, self._on_move)
+        self.listen(self.viewer.scene.camera.events.zoom, self._on_zoom)
+        self.listen(self.viewer.dims.events.point, self._on_plane)
+        self._on_image()
+
+    def _build(self) -> None:
+        self.picker = ImagePicker(self, "Image to crop. Channels of one file are offered together.")
+        self.picker.changed.connect(self._on_image)
+        self._build_levels()
+        self.size = QLabeledSlider(Qt.Orientation.Horizontal)
+        self.size.setRange(SIZE_STEP, 1024)
+        self.size.setSingleStep(SIZE_STEP)
+        self.size.setToolTip("Side of every level's crop, in pixels of that level.")
+        self.size.setValue(self.choice.size)
+        self.size.valueChanged.connect(self._on_size)
+        form = QFormLayout()
+        form.addRow("Image", self.picker)
+        form.addRow("Levels", self.levels_edit)
+        form.addRow("", self.levels_slider)
+        form.addRow("Crop size", self.size)
+        self.body.addLayout(form)
+        self.click = QCheckBox("Click places the crop")
+        self.click.setToolTip("Click in the image to move the crops there; drag the inner box.")
+        self.click.setChecked(True)
+        self.follow = QCheckBox("Follow the cursor")
+        self.follow.setToolTip("Move the crops with the mouse, without clicking.")
+        self.body.addLayout(row(self.click, self.follow))
+        self.centre = QPushButton("Place in view")
+        self.centre.setToolTip("Move the crops to the middle of what the canvas shows.")
+        self.centre.clicked.connect(self._on_centre)
+        self.copy = QPushButton("Copy as code")
+        self.copy.setToolTip("Copy Python that reads exactly this crop.")
+        self.copy.clicked.connect(self._on_copy)
+        self.body.addLayout(row(self.centre, self.copy))
+        self.thumbnails = QGridLayout()
+        self.body.addLayout(self.thumbnails)
+        self._build_table()
+        self.note = wrapped_label()
+        self.body.addWidget(self.note)
+        self.body.addStretch(1)
+
+    def _build_levels(self) -> None:
+        self.levels_edit = QLineEdit(crops.levels_text(self.choice.levels))
+        self.levels_edit.setToolTip(
+            "Downsampling factors that the model reads together, ascending: 1 is full resolution."
+        )
+        self.levels_edit.editingFinished.connect(self._on_levels_text)
+        self.levels_slider = QRangeSlider(Qt.Orientation.Horizontal)
+        self.levels_slider.setRange(0, LARGEST_EXPONENT)
+        self.levels_slider.setToolTip("One handle for each level, in powers of two.")
+        self._show_levels()
+        self.levels_slider.valueChanged.connect(self._on_levels_slider)
+
+    def _build_table(self) -> None:
+        self.table = QTableWidget(0, 4)
+        self.table.setHorizontalHeaderLabels(["Level", "From y, x", "Side (px)", "Side (µm)"])
+        self.table.setToolTip("Where each crop lies: full-resolution pixels, and micrometres.")
+        self.table.verticalHeader().setVisible(False)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
+        header = self.table.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setStretchLastSection(True)
+        self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.body.addWidget(self.table)
+
+    # -- choices -------------------------------------------------------------------------
+
+    @notifies
+    def _on_image(self) -> None:
+        self.image = self.picker.resolve(self.backend)
+        is_there = self.image is not None
+        for widget in (self.centre, self.copy, self.levels_slider, self.levels_edit, self.size):
+            widget.setEnabled(is_there)
+        if self.image is None:
+            self.note.setText("Open an image to see its nested crops.")
+            return
+        extent = np.asarray(self.image.pyramid.extent)
+        self.choice = crops.CropChoice(
+            crops.suggest_levels(extent, self.choice.size), self.choice.size,
+            tuple(extent.mean(axis=0)),
+        )
+        self._show_levels()
+        self.update_crop()
+
+    @notifies
+    def _on_plane(self, event: Any = None) -> None:
+        """Another plane of a volume or series is shown: the same place in that plane."""
+        if self.image is not None and self.image.plane:
+            self.image = self.picker.resolve(self.backend)
+            self.update_crop()
+
+    @notifies
+    def _on_levels_text(self) -> None:
+        try:
+            levels = crops.parse_levels_text(self.levels_edit.text())
+        except InputError:
+            self._show_levels()
+            raise
+        self._set_choice(levels=levels)
+
+    def _on_levels_slider(self, exponents: tuple[int, ...]) -> None:
+        self._set_choice(levels=tuple(sorted({2 ** int(e) for e in exponents})))
+
+    def _on_size(self, value: int) -> None:
+        stepped = max(1, round(value / SIZE_STEP)) * SIZE_STEP
+        self.size.setValue(stepped)
+        self._set_choice(size=stepped)
+
+    def _set_choice(self, **changes: Any) -> None:
+        values = {"levels": self.choice.levels, "size": self.choice.size,
+                  "center": self.choice.center, **changes}
+        choice = crops.CropChoice(**values)
+        if choice != self.choice:
+            self.choice = choice
+            self._show_levels()
+            self.update_crop()
+
+    def _show_levels(self) -> None:
+        self.levels_edit.setText(crops.levels_text(self.choice.levels))
+        if self.levels_slider.isSliderDown():
+            return
+        exponents = tuple(round(float(np.log2(level))) for level in self.choice.levels)
+        self.levels_slider.blockSignals(True)
+        self.levels_slider.setRange(0, max(LARGEST_EXPONENT, *exponents))
+        self.levels_slider.setValue(exponents)
+        self.levels_slider.blockSignals(False)
+
+    # -- places --------------------------------------------------------------------------
+
+    @notifies
+    def _on_centre(self, checked: bool = False) -> None:
+        if self.image is not None:
+            self.move_to(self.image.transform.to_world(self.viewer.scene.camera.center))
+
+    def _on_move(self, viewer: Any, event: Any) -> None:
+        if self.follow.isChecked() and self.image is not None:
+            self.move_to(self.image.transform.to_world(event.position))
+
+    def _on_drag(self, viewer: Any, event: Any) -> Iterator[None]:
+        """Take hold of the crop or place it; panning stays what it is elsewhere."""
+        if self.image is None or not self.click.isChecked() or event.button != 1:
+            return
+        is_held = self._is_near(event.position)
+        camera = self.viewer.scene.camera
+        pan = camera.mouse_pan
+        if is_held:
+            camera.mouse_pan = False
+        has_moved = False
+        yield
+        while event.type == "mouse_move":
+            has_moved = True
+            if is_held:
+                self.move_to(self.image.transform.to_world(event.position))
+            yield
+        camera.mouse_pan = pan
+        if not has_moved:
+            self.move_to(self.image.transform.to_world(event.position))
+
+    def _is_near(self, viewer_position: Any) -> bool:
+        """Whether a press lies in the finest box, or near its centre on the screen."""
+        if self.image is None or self._shapes is None:
+            return False
+        place = self.image.transform.to_world(viewer_position)
+        reach = GRAB_PX / self.viewer.scene.camera.zoom / self.image.transform.viewer_per_px
+        half = np.maximum(np.asarray(self.choice.boxes()[0, 1] - self.choice.center) / 2, reach)
+        return bool(np.all(np.abs(place - np.asarray(self.choice.center)) <= half))
+
+    def move_to(self, center: Any) -> None:
+        """Show the nested crop whose finest box is centred at `center`, world px."""
+        if self.image is None:
+            return
+        extent = np.asarray(self.image.pyramid.extent)
+        self.choice = self.choice.moved(np.clip(center, extent[0], extent[1]))
+        self.update_crop()
+
+    # -- what is shown -------------------------------------------------------------------
+
+    @notifies
+    def update_crop(self) -> None:
+        """Draw the boxes now; read the crops in the background."""
+        if self.image is None:
+            return
+        boxes = self.choice.boxes()
+        self._draw(boxes)
+        self._fill_table(boxes)
+        self._reader.request(self.image, self.choice)
+
+    def _draw(self, boxes: Any) -> None:
+        image = self.image
+        if image is None:
+            return
+        colors = [crops.LEVEL_COLORS[i % len(crops.LEVEL_COLORS)] for i in range(len(boxes))]
+        corners = crops.box_corners(boxes)
+        features = {"level": [f"level {level:g}" for level in self.choice.levels]}
+        layer = self._shapes
+        if layer is None or layer not in self.viewer.layers:
+            layer = self._shapes = self._add_shapes(image)
+        layer.affine = image.transform.matrix
+        layer.data = []
+        layer.add_rectangles(
+            corners, edge_color=colors, face_color="transparent", edge_width=self._edge_width()
+        )
+        layer.features = features
+        layer.text.color = {"encoding_type": "ManualColorEncoding", "array": colors,
+                            "default": "white"}
+
+    def _add_shapes(self, image: ResolvedImage) -> Any:
+        active = self.viewer.layers.selection.active
+        layer = self.viewer.add_shapes(
+            name=LAYER_NAME, ndim=2, features={"level": np.empty(0, dtype=object)},
+            text={"string": "{level}", "anchor": "upper_left", "size": 12},
+            **image.transform.layer_kwargs(),
+        )
+        if active is not None:
+            self.viewer.layers.selection.active = active
+        return layer
+
+    def _edge_width(self) -> float:
+        if self.image is None:
+            return 1.0
+        per_px = float(self.image.transform.viewer_per_px.mean())
+        return 2.0 / float(self.viewer.scene.camera.zoom) / per_px
+
+    def _on_zoom(self, event: Any = None) -> None:
+        if self._shapes is not None and self._shapes in self.viewer.layers:
+            self._shapes.edge_width = self._edge_width()
+
+    def _fill_table(self, boxes: Any) -> None:
+        if self.image is None:
+            return
+        size = self.image.transform.pixel_size_um
+        rows = crops.box_rows(self.choice.levels, boxes, size)
+        self.table.setRowCount(len(rows))
+        for index, texts in enumerate(rows):
+            for column, text in enumerate(texts):
+                self.table.setItem(index, column, QTableWidgetItem(text))
+        height = self.table.horizontalHeader().height() + 2
+        height += sum(self.table.rowHeight(i) for i in range(len(rows)))
+        self.table.setFixedHeight(height)
+        outside = crops.outside_share(boxes, np.asarray(self.image.pyramid.extent))
+        worst = int(np.argmax(outside))
+        self.note.setText(
+            f"{outside[worst]:.0%} of the crop at level {self.choice.levels[worst]:g} lies "
+            "outside the image; it is filled and ignored." if outside[worst] > 0.5 else ""
+        )
+
+    @notifies
+    def _on_crop(self, result: tuple[crops.CropChoice, list[Any]]) -> None:
+        choice, pictures = result
+        while (item := self.thumbnails.takeAt(0)) is not None:
+            item.widget().deleteLater()
+        for index, (level, picture) in enumerate(zip(choice.levels, pictures, strict=True)):
+            label = QLabel()
+            label.setPixmap(_pixmap(picture))
+            label.setToolTip(f"What the model sees at level {level:g}.")
+            color = crops.LEVEL_COLORS[index % len(crops.LEVEL_COLORS)]
+            label.setStyleSheet(f"border: 2px solid {color};")
+            label.setFixedSize(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+            caption = QLabel(f"level {level:g}")
+            line, column = divmod(index, THUMBNAILS_PER_ROW)
+            self.thumbnails.addWidget(caption, 2 * line, column)
+            self.thumbnails.addWidget(label, 2 * line + 1, column)
+
+    def _on_copy(self, checked: bool = False) -> None:
+        path = None if self.image is None else self.image.path
+        QGuiApplication.clipboard().setText(self.choice.code(path))
+        show_hint("The code for this crop is in the clipboard.")
+
+
+def _read_crop(
+    image: ResolvedImage, choice: crops.CropChoice
+) -> tuple[crops.CropChoice, list[Any]]:
+    """The crop's pictures, one for each level (runs in a thread)."""
+    crop = image.pyramid.crop(center=choice.center, levels=choice.levels, size=choice.size)
+    pictures = [
+        crops.render_crop(pixels, valid, image.display)
+        for pixels, valid in zip(crop.image, crop.valid, strict=True)
+    ]
+    return choice, pictures
+
+
+def _pixmap(picture: Any) -> QPixmap:
+    """A (H, W, 3) uint8 picture, scaled to a thumbnail."""
+    height, width = picture.shape[:2]
+    data = np.ascontiguousarray(picture)
+    image = QImage(data.data, width, height, 3 * width, QImage.Format.Format_RGB888)
+    side = THUMBNAIL_SIDE - 4
+    return QPixmap.fromImage(image.copy()).scaled(
+        side, side, Qt.AspectRatioMode.KeepAspectRatio,
+        Qt.TransformationMode.SmoothTransformation,
+    )

@@ -1,0 +1,182 @@
+"""What every dock widget has: a scrolling body, weak ties to the viewer, one image picker."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.compat import isalive
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_muvit.plugin.layers import ImageChoice, ResolvedImage, image_choices, resolve_image
+
+
+def default_backend() -> Any:
+    """The engine's verbs; imported when the first of them is needed."""
+    import napari_muvit.api as api
+
+    return api
+
+
+def weak_slot(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A callable for napari's lists and events that does not keep `method`'s widget alive."""
+    reference: weakref.WeakMethod[Any] = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        target = reference()
+        if target is None or not isalive(target.__self__):
+            return None
+        return target(*arguments)
+
+    return call
+
+
+class DockWidget(QWidget):  # type: ignore[misc]
+    """A widget whose content scrolls, and which lets go of the viewer when it is destroyed.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer, as napari hands it to plugins.
+    backend
+        Has the verbs of ``napari_muvit.api``; tests pass their own.
+    """
+
+    def __init__(self, napari_viewer: Any, backend: Any = None) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self._backend = backend
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        content = QWidget()
+        self.body = QVBoxLayout(content)
+        self.body.setContentsMargins(6, 6, 6, 6)
+        area.setWidget(content)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(320)
+
+    @property
+    def backend(self) -> Any:
+        if self._backend is None:
+            self._backend = default_backend()
+        return self._backend
+
+    def listen(self, emitter: Any, method: Callable[..., Any]) -> None:
+        """Call `method` on every event of `emitter` until this widget is destroyed."""
+        slot = weak_slot(method)
+        emitter.connect(slot)
+        self.destroyed.connect(lambda: emitter.disconnect(slot))
+
+    def listen_mouse(self, callbacks: list[Any], method: Callable[..., Any]) -> None:
+        """Put `method` into a list of mouse callbacks until this widget is destroyed."""
+        slot = weak_slot(method)
+        callbacks.append(slot)
+        self.destroyed.connect(lambda: _remove(callbacks, slot))
+
+
+def _remove(callbacks: list[Any], slot: Any) -> None:
+    if slot in callbacks:
+        callbacks.remove(slot)
+
+
+class ImagePicker(QWidget):  # type: ignore[misc]
+    """A list of the images in the viewer that follows the layers."""
+
+    changed = Signal()
+
+    def __init__(self, dock: DockWidget, tooltip: str) -> None:
+        super().__init__()
+        self._viewer = dock.viewer
+        self._choices: list[ImageChoice] = []
+        self._combo = QComboBox()
+        self._combo.setToolTip(tooltip)
+        policy = QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        self._combo.setSizeAdjustPolicy(policy)
+        self._combo.setMinimumContentsLength(12)
+        self._combo.currentIndexChanged.connect(self._on_index)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo, 1)
+        events = dock.viewer.layers.events
+        for emitter in (events.inserted, events.removed, events.reordered):
+            dock.listen(emitter, self.refresh)
+        self.refresh()
+
+    @property
+    def choice(self) -> ImageChoice | None:
+        index = self._combo.currentIndex()
+        return self._choices[index] if 0 <= index < len(self._choices) else None
+
+    def choose(self, name: str) -> None:
+        """Choose the image called `name`."""
+        self._combo.setCurrentText(name)
+
+    def refresh(self, event: Any = None) -> None:
+        """Read the viewer's layers again; the chosen image stays chosen while it exists."""
+        before = self.choice
+        self._choices = image_choices(self._viewer.layers)
+        names = [choice.name for choice in self._choices]
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        self._combo.addItems(names)
+        kept = _same(before, self._choices)
+        self._combo.setCurrentIndex(kept if kept is not None else len(names) - 1)
+        self._combo.blockSignals(False)
+        self._combo.setEnabled(bool(names))
+        if kept is None:
+            self.changed.emit()
+
+    def resolve(self, backend: Any) -> ResolvedImage | None:
+        """The chosen image's pyramid at the plane that is shown, None when there is none."""
+        choice = self.choice
+        if choice is None:
+            return None
+        return resolve_image(choice, backend, self._viewer.dims.point)
+
+    def _on_index(self, index: int) -> None:
+        self.changed.emit()
+
+
+def _same(choice: ImageChoice | None, among: list[ImageChoice]) -> int | None:
+    if choice is None:
+        return None
+    wanted = [layer.unique_id for layer in choice.layers]
+    for index, other in enumerate(among):
+        if [layer.unique_id for layer in other.layers] == wanted:
+            return index
+    return None
+
+
+def row(*parts: QWidget | QLayout | str) -> QHBoxLayout:
+    """Widgets beside each other; text becomes a label."""
+    layout = QHBoxLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    for part in parts:
+        if isinstance(part, QLayout):
+            layout.addLayout(part)
+        else:
+            layout.addWidget(QLabel(part) if isinstance(part, str) else part)
+    return layout
+
+
+def wrapped_label(text: str = "") -> QLabel:
+    """A label that breaks its lines instead of widening the dock."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setMinimumWidth(0)
+    return label

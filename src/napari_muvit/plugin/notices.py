@@ -1,0 +1,61 @@
+"""What went wrong, as one sentence in a napari notification."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from napari_muvit.errors import MuvitError
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def sentence(error: BaseException) -> str:
+    """What to tell the user about `error`."""
+    if isinstance(error, MuvitError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this. Take fewer levels or a smaller crop size."
+    text = str(error).strip().split("\n")[0]
+    if "out of memory" in text.lower():
+        return (
+            "The graphics card has not enough free memory for this. Take a smaller crop size or "
+            "choose the device 'cpu'."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{place}."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def show_failure(error: BaseException) -> None:
+    """Tell the user about `error`; the traceback of a surprise goes to the log."""
+    import logging
+
+    from napari.utils.notifications import show_error
+
+    if not isinstance(error, (MuvitError, OSError, MemoryError)):
+        logging.getLogger("napari_muvit").error("unexpected failure", exc_info=error)
+    show_error(sentence(error))
+
+
+def show_hint(text: str) -> None:
+    """Tell the user something that is no failure."""
+    from napari.utils.notifications import show_info
+
+    show_info(text)
+
+
+def notifies(method: Method) -> Method:
+    """A slot whose errors become notifications."""
+
+    @functools.wraps(method)
+    def guarded(self: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return method(self, *arguments, **named)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+            show_failure(error)
+            return None
+
+    return guarded  # type: ignore[return-value]

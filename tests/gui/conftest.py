@@ -1,0 +1,86 @@
+"""Real viewers under a real display, and a small engine in the place of the real one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_muvit import geometry
+from napari_muvit.plugin import dock
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = __file__.rsplit("conftest", 1)[0]
+    for item in items:
+        if str(item.path).startswith(here):
+            item.add_marker(pytest.mark.gui)
+
+
+class StubPyramid:
+    """A (C, y, x) array that crops itself by nearest pixel; full resolution alone."""
+
+    is_rgb = False
+
+    def __init__(self, image: np.ndarray, name: str = "stub", source: str | None = None) -> None:
+        self.image, self.name, self.source = image, name, source
+        self.shape, self.dtype, self.ndim = image.shape, image.dtype, 2
+        self.spatial_shape = image.shape[1:]
+        self.extent = np.array([[-0.5, -0.5], np.subtract(image.shape[1:], 0.5)])
+
+    def crop(self, center: Any = None, *, levels: Any, size: int) -> Any:
+        boxes = geometry.place_boxes(geometry.crop_extents(levels, size, 2), center=center)
+        images, valids = [], []
+        for (y, x), level in zip(boxes[:, 0], levels, strict=True):
+            rows = np.round(y + (np.arange(size) + 0.5) * level).astype(int)
+            columns = np.round(x + (np.arange(size) + 0.5) * level).astype(int)
+            height, width = self.spatial_shape
+            inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+            pixels = self.image[:, rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
+            images.append(np.where(inside, pixels, 0))
+            valids.append(inside)
+        return SimpleNamespace(image=np.stack(images), bbox=boxes, valid=np.stack(valids))
+
+
+class StubBackend:
+    """The verbs of ``napari_muvit.api`` that widgets use, small and without torch."""
+
+    def open_pyramid(self, path: Any, **options: Any) -> StubPyramid:
+        raise FileNotFoundError(path)
+
+    def pyramid_from_arrays(self, arrays: list[Any], *, axes: str, **options: Any) -> StubPyramid:
+        image = np.asarray(arrays[0][...])
+        image = np.moveaxis(image, -1, 0) if axes == "yxc" else image
+        return StubPyramid(image if image.ndim == 3 else image[None], options.get("name", ""))
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> StubBackend:
+    stub = StubBackend()
+    monkeypatch.setattr(dock, "default_backend", lambda: stub)
+    return stub
+
+
+@pytest.fixture(params=["plain", "proxy"])
+def make_viewer(request: pytest.FixtureRequest) -> Any:
+    """Makes viewers: plain ones, and ones that forbid layer access from workers."""
+    kinds = {"plain": "make_napari_viewer", "proxy": "make_napari_viewer_proxy"}
+    return request.getfixturevalue(kinds[request.param])
+
+
+@pytest.fixture
+def viewer(make_viewer: Any) -> Any:
+    return make_viewer(show=True, strict_qt="raise")
+
+
+@pytest.fixture
+def open_widget(viewer: Any) -> Any:
+    """Opens a dock widget by its name in the plugin menu."""
+
+    def open_by_name(name: str) -> Any:
+        _, widget = viewer.window.add_plugin_dock_widget("napari-muvit", name)
+        return widget
+
+    return open_by_name
