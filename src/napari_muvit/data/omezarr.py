@@ -1,0 +1,310 @@
+"""Writing OME-Zarr 0.4 and 0.5 pyramids, images and labels.
+
+Metadata follow https://ngff.openmicroscopy.org (0.4, 0.5): exact scales, and translations that
+keep the arrays' outer edges on one line.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_muvit.data.crop import parse_scaled_axes
+from napari_muvit.data.sources.stores import open_store
+from napari_muvit.errors import InputError, RunExistsError, SourceError
+from napari_muvit.geometry import parse_levels
+
+if TYPE_CHECKING:
+    from napari_muvit.data.labels import ClassTable
+
+FORMATS = ("0.4", "0.5")
+COLOUR_CHANNELS = 4
+"""Up to this many channels share a chunk: crops ask for all of them together."""
+DEEP_CHUNK = 16
+"""Planes in a chunk of a volume, at most."""
+
+
+def create_pyramid(
+    path: str | Path, *, shape: Sequence[int], axes: str, levels: Sequence[float] | float,
+    dtype: Any, chunk: int | Sequence[int] = 512, shard: int | Sequence[int] | None = None,
+    pixel_size: Sequence[float] | None = None, translation: Sequence[float] | None = None,
+    scaled_axes: Sequence[int | str] | None = None, fmt: str = "0.5", name: str = "",
+    channel_names: Sequence[str] | None = None, classes: ClassTable | None = None,
+    fill_value: float = 0, overwrite: bool = False,
+) -> list[Any]:
+    """Create an empty OME-Zarr image; its zarr arrays ("0", "1", ..) are returned, finest first.
+
+    Only chunks that are written take space.
+
+    Parameters
+    ----------
+    shape
+        Of the full-resolution array, over `axes`.
+    axes
+        Letters of ``tczyx`` in this order, y and x among them.
+    levels
+        Downsampling factor of each array; its size is ceil(n / level) along the scaled axes.
+    chunk, shard
+        Pixels along y and x, or one number for each spatial axis. Shards need 0.5 and hold
+        whole chunks.
+    pixel_size
+        um of each spatial axis at full resolution.
+    translation
+        um of each spatial axis: place of the centre of full-resolution pixel 0. Where
+        `pixel_size` is None, world px.
+    scaled_axes
+        Axes that a level downsamples, by letter or position among the spatial ones.
+    classes
+        A class table makes this a label image.
+
+    Raises
+    ------
+    RunExistsError
+        If `path` holds something and `overwrite` is False.
+    InputError
+        If the arguments do not fit together.
+    """
+    factors = parse_levels(levels)
+    plan = _plan(axes, shape, factors, chunk, shard, scaled_axes, fmt)
+    folder = Path(path)
+    _make_room(folder, overwrite)
+    group = _create_group(folder, fmt)
+    arrays = [
+        _create_array(group, str(i), size, np.dtype(dtype), fill_value, axes, fmt, *plan[i][1:])
+        for i, (size, *_rest) in enumerate(plan)
+    ]
+    spatial = [a for a in axes if a in "zyx"]
+    scaled = _scaled_letters(spatial, scaled_axes)
+    datasets = _datasets(axes, spatial, scaled, factors, pixel_size, translation)
+    multiscale: dict[str, Any] = {
+        "axes": _axes_metadata(axes, pixel_size), "datasets": datasets,
+        "name": name or folder.name.split(".")[0],
+    }
+    _write_metadata(group, multiscale, fmt, axes, shape, channel_names, np.dtype(dtype), classes)
+    return arrays
+
+
+def open_arrays(path: str | Path, mode: str = "r+") -> list[Any]:
+    """The zarr arrays of a store that `create_pyramid` made, finest first."""
+    import zarr
+
+    group = open_store(str(path))
+    count = 0
+    while str(count) in group:
+        count += 1
+    if not count:
+        raise SourceError(
+            f"{path} holds no array '0'; it is no store that was written here. Check the path.",
+            str(path),
+        )
+    store = zarr.storage.LocalStore(path, read_only=mode == "r")
+    return [zarr.open_array(store, path=str(i), mode=mode) for i in range(count)]
+
+
+def _plan(
+    axes: str, shape: Sequence[int], factors: Sequence[float], chunk: int | Sequence[int],
+    shard: int | Sequence[int] | None, scaled_axes: Sequence[int | str] | None, fmt: str,
+) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]]:
+    """Shape, chunks and shards of every array."""
+    order = [("tczyx").find(a) for a in axes]
+    if not axes.endswith("yx") or order != sorted(set(order)) or -1 in order:
+        raise InputError(
+            f"axes are {axes!r}; OME-Zarr needs letters of tczyx in this order, ending with yx. "
+            "Pass for example 'cyx'."
+        )
+    if len(shape) != len(axes) or any(int(n) < 1 for n in shape):
+        raise InputError(
+            f"shape is {tuple(shape)} for the axes {axes!r}; it needs one positive size for each."
+        )
+    if fmt not in FORMATS:
+        raise InputError(f"fmt is {fmt!r}; OME-Zarr {' and '.join(FORMATS)} can be written.")
+    if shard is not None and fmt == "0.4":
+        raise InputError("OME-Zarr 0.4 knows no shards; leave shard out, or take fmt='0.5'.")
+    spatial = [a for a in axes if a in "zyx"]
+    scaled = _scaled_letters(spatial, scaled_axes)
+    plan = []
+    for factor in factors:
+        size = tuple(
+            math.ceil(int(n) / factor - 1e-9) if a in scaled else int(n)
+            for a, n in zip(axes, shape, strict=True)
+        )
+        chunks = _chunks(axes, size, chunk, "chunk")
+        shards = None if shard is None else _shards(axes, size, chunks, shard)
+        plan.append((size, chunks, shards))
+    return plan
+
+
+def _scaled_letters(spatial: list[str], scaled_axes: Sequence[int | str] | None) -> set[str]:
+    return {spatial[i] for i in parse_scaled_axes(scaled_axes, "".join(spatial))}
+
+
+def _chunks(
+    axes: str, size: tuple[int, ...], chunk: int | Sequence[int], option: str
+) -> tuple[int, ...]:
+    spatial = [a for a in axes if a in "zyx"]
+    given = [chunk] if isinstance(chunk, (int, np.integer)) else list(chunk)
+    if len(given) not in {1, len(spatial)} or any(int(n) < 1 for n in given):
+        raise InputError(
+            f"{option} is {chunk!r}; it must be one positive number of pixels, or one for each of "
+            f"the axes {''.join(spatial)}. Pass for example 512."
+        )
+    if len(given) == 1:
+        by_axis = {"z": DEEP_CHUNK, "y": int(given[0]), "x": int(given[0])}
+    else:
+        by_axis = {a: int(n) for a, n in zip(spatial, given, strict=True)}
+    counts = dict(zip(axes, size, strict=True))
+    channels = counts.get("c", 1)
+    by_axis |= {"t": 1, "c": channels if channels <= COLOUR_CHANNELS else 1}
+    return tuple(max(1, min(by_axis[a], n)) for a, n in zip(axes, size, strict=True))
+
+
+def _shards(
+    axes: str, size: tuple[int, ...], chunks: tuple[int, ...], shard: int | Sequence[int]
+) -> tuple[int, ...]:
+    wanted = _chunks(axes, tuple(2**31 for _ in size), shard, "shard")
+    spatial = {a for a in axes if a in "zyx"}
+    return tuple(
+        max(1, round(w / c)) * c if a in spatial and c < n else c
+        for a, w, c, n in zip(axes, wanted, chunks, size, strict=True)
+    )
+
+
+def _make_room(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise RunExistsError(
+            f"{folder} already exists, and nothing is overwritten. Choose another output, or "
+            "remove it first."
+        )
+    is_store = any((folder / n).exists() for n in ("zarr.json", ".zgroup", ".zattrs"))
+    if not is_store:
+        raise RunExistsError(
+            f"{folder} exists and is no zarr store, so it is not replaced. Choose another output."
+        )
+    shutil.rmtree(folder)
+
+
+def _create_group(folder: Path, fmt: str) -> Any:
+    import zarr
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    store = zarr.storage.LocalStore(folder)
+    return zarr.create_group(store, zarr_format=2 if fmt == "0.4" else 3)
+
+
+def _create_array(
+    group: Any, name: str, size: tuple[int, ...], dtype: np.dtype[Any], fill_value: float,
+    axes: str, fmt: str, chunks: tuple[int, ...], shards: tuple[int, ...] | None,
+) -> Any:
+    if fmt == "0.4":
+        import numcodecs
+
+        return group.create_array(
+            name, shape=size, chunks=chunks, dtype=dtype, fill_value=fill_value,
+            compressors=numcodecs.Blosc(cname="zstd", clevel=3, shuffle=numcodecs.Blosc.SHUFFLE),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )
+    import zarr
+
+    return group.create_array(
+        name, shape=size, chunks=chunks, shards=shards, dtype=dtype, fill_value=fill_value,
+        compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
+        dimension_names=tuple(axes),
+    )
+
+
+def _axes_metadata(axes: str, pixel_size: Sequence[float] | None) -> list[dict[str, str]]:
+    kinds = {"t": "time", "c": "channel"}
+    rows = []
+    for letter in axes:
+        row = {"name": letter, "type": kinds.get(letter, "space")}
+        if letter in "zyx" and pixel_size is not None:
+            row["unit"] = "micrometer"
+        rows.append(row)
+    return rows
+
+
+def _datasets(
+    axes: str, spatial: list[str], scaled: set[str], factors: Sequence[float],
+    pixel_size: Sequence[float] | None, translation: Sequence[float] | None,
+) -> list[dict[str, Any]]:
+    """Scale and translation of every array; its outer edge lies on that of level 1."""
+    sizes = _per_axis("pixel_size", pixel_size, spatial, 1.0)
+    places = _per_axis("translation", translation, spatial, 0.0)
+    rows = []
+    for number, factor in enumerate(factors):
+        by_axis = {a: float(factor) if a in scaled else 1.0 for a in spatial}
+        scale = [sizes[a] * by_axis[a] if a in by_axis else 1.0 for a in axes]
+        shift = [places[a] + sizes[a] * (by_axis[a] - 1) / 2 if a in by_axis else 0.0
+                 for a in axes]
+        rows.append({"path": str(number), "coordinateTransformations": [
+            {"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]})
+    return rows
+
+
+def _per_axis(
+    option: str, values: Sequence[float] | None, spatial: list[str], default: float
+) -> dict[str, float]:
+    if values is None:
+        return dict.fromkeys(spatial, default)
+    numbers = [float(v) for v in values]
+    if len(numbers) != len(spatial) or not all(math.isfinite(v) for v in numbers):
+        raise InputError(
+            f"{option} is {values!r}; the axes {''.join(spatial)} need {len(spatial)} finite "
+            "numbers, in um. Pass one for each."
+        )
+    return dict(zip(spatial, numbers, strict=True))
+
+
+def _write_metadata(
+    group: Any, multiscale: dict[str, Any], fmt: str, axes: str, shape: Sequence[int],
+    channel_names: Sequence[str] | None, dtype: np.dtype[Any], classes: ClassTable | None,
+) -> None:
+    block: dict[str, Any] = {"multiscales": [multiscale]}
+    count = int(shape[axes.index("c")]) if "c" in axes else 1
+    if channel_names is not None:
+        block["omero"] = _omero(list(channel_names), count, dtype)
+    if classes is not None:
+        block["image-label"] = _image_label(classes, fmt)
+        group.attrs["muvit"] = {"classes": classes.to_dict()}
+    if fmt == "0.4":
+        multiscale["version"] = "0.4"
+        for key, value in block.items():
+            group.attrs[key] = value
+    else:
+        group.attrs["ome"] = {"version": "0.5", **block}
+
+
+def _omero(names: list[str], count: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+    if len(names) != count:
+        raise InputError(
+            f"channel_names are {names} for {count} channels; one name for each is needed."
+        )
+    primary = ("FF0000", "00FF00", "0000FF")
+    top = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+    window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
+    colours = primary if count == 3 else ("FFFFFF",) * count
+    return {"channels": [
+        {"label": name, "color": colour, "active": True, "window": window}
+        for name, colour in zip(names, colours, strict=True)
+    ]}
+
+
+def _image_label(classes: ClassTable, fmt: str) -> dict[str, Any]:
+    rows = classes.classes
+    block: dict[str, Any] = {
+        "colors": [{"label-value": row.value, "rgba": [*_rgb(row.color), 255]} for row in rows],
+        "properties": [{"label-value": row.value, "class": row.name} for row in rows],
+    }
+    return {"version": "0.4", **block} if fmt == "0.4" else block
+
+
+def _rgb(colour: str) -> list[int]:
+    digits = colour.lstrip("#")
+    return [int(digits[i:i + 2], 16) for i in (0, 2, 4)]

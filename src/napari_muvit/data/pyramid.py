@@ -1,0 +1,390 @@
+"""Stage 1 of 7: a store becomes a Pyramid: arrays, factors and places of one image.
+
+World coordinates are pixels of the finest array. Factors and offsets come from the file's
+metadata; where the file has none they come from the ratio of shapes and from aligned outer
+edges (NGFF before 0.4, TIFF).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_muvit.data.crop import (
+    LevelGrid,
+    NestedCrop,
+    parse_scaled_axes,
+    plan_level,
+    read_padded,
+    read_region,
+)
+from napari_muvit.data.memory import shared_cache
+from napari_muvit.data.placement import Placed, place_arrays
+from napari_muvit.data.selection import Selection, select
+from napari_muvit.data.sources import RawImage, read_source
+from napari_muvit.data.sources.arrays import read_arrays
+from napari_muvit.data.sources.raw import as_native, native_dtype
+from napari_muvit.errors import InputError, MuvitError, SourceError
+from napari_muvit.geometry import (
+    FloatArray,
+    first_pixel,
+    parse_size,
+    pixel_box,
+    place_boxes,
+)
+
+LARGEST_LEVEL = 4 * 2**30
+"""Bytes of a level beyond which `Pyramid.level_image` refuses to hold it in memory."""
+
+
+def open_pyramid(
+    source: Any, channels: Any = None, t: Any = None, z: Any = None,
+    image: str | int | None = None,
+) -> Pyramid:
+    """Open an image of any size without reading its pixels.
+
+    Parameters
+    ----------
+    source
+        Path or URL of OME-Zarr, (OME-)TIFF, a slide file or an ordinary image; an array, a list
+        of arrays (finest first), a zarr group, a napari layer, or a Pyramid.
+    channels
+        Index, name, list of these, or slice; all by default (colours without their opacity).
+    t, z
+        Index, or slice or range to keep the axis. By default the first time point and all z.
+    image
+        Name or number of the image, where the source holds several.
+
+    Raises
+    ------
+    SourceNotFoundError, SourceError, InputError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> open_pyramid(np.zeros((64, 48), np.uint8)).shape
+    (1, 64, 48)
+    """
+    if isinstance(source, Pyramid):
+        return source
+    raw = read_source(source, image)
+    return Pyramid(raw, select(raw, channels, t, z))
+
+
+def pyramid_from_arrays(
+    arrays: Sequence[Any], *, axes: str | None = None,
+    pixel_size: Sequence[float] | None = None,
+    factors: Sequence[Sequence[float]] | None = None,
+    channel_names: Sequence[str] | None = None, name: str = "array", is_rgb: bool | None = None,
+    is_labels: bool = False, channels: Any = None, t: Any = None, z: Any = None,
+) -> Pyramid:
+    """A pyramid of arrays that are already open, finest first.
+
+    Parameters
+    ----------
+    axes
+        Letters of ``tczyx`` in the order of the arrays; guessed where None.
+    pixel_size
+        um of each spatial axis at full resolution.
+    factors
+        Per array one factor for each spatial axis; the ratio of shapes where None.
+    """
+    raw = read_arrays(
+        arrays, axes=axes, name=name, pixel_size=pixel_size, factors=factors,
+        channel_names=channel_names, is_rgb=is_rgb, is_labels=is_labels,
+    )
+    return Pyramid(raw, select(raw, channels, t, z))
+
+
+class Pyramid:
+    """A whole multi-resolution image, read piece by piece.
+
+    Picklable: each process opens its own arrays when it first reads.
+
+    Attributes
+    ----------
+    axes
+        ``"cyx"`` or ``"czyx"`` (``"ct..."`` where a range of time points was chosen).
+    factors, offsets
+        Per array and spatial axis: world px of one pixel, world position of pixel 0's centre.
+    pixel_size
+        Per array and spatial axis, um; None where unknown.
+    spacing, origin
+        Size of a world px and place of world position 0, per spatial axis, in the file's units.
+    """
+
+    def __init__(self, raw: RawImage, selection: Selection, is_labels: bool | None = None) -> None:
+        self._raw = raw
+        self._selection = selection
+        self._placed: Placed = place_arrays(raw, selection)
+        self._opened: dict[int, Any] = {}
+        self.is_labels = raw.is_labels if is_labels is None else is_labels
+        self.axes = "c" + selection.axes
+        self.dtype = native_dtype(raw.arrays[0].dtype)
+        self.factors = self._placed.factors
+        self.offsets = self._placed.offsets
+        self.pixel_size = self._placed.pixel_size
+        self.spacing = self._placed.spacing
+        self.origin = self._placed.origin
+        self.shapes = self._placed.shapes
+        self.shape = (self.num_channels, *self.shapes[0])
+        self.name = raw.name
+        self.kind = raw.kind
+        self.source = raw.source
+        self.notes = (*raw.notes, *self._placed.notes)
+        self.label_metadata = raw.label_metadata
+        self._fingerprint: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
+
+    def __repr__(self) -> str:
+        return (f"Pyramid({self.name!r}, {self.kind}, axes={self.axes}, shape={self.shape}, "
+                f"dtype={self.dtype}, {len(self.factors)} arrays)")
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, A."""
+        return len(self._selection.axes)
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        return self.shapes[0]
+
+    @property
+    def num_channels(self) -> int:
+        return 1 if self._selection.channels is None else len(self._selection.channels)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """One name for each channel of `shape`; numbers where the file has none."""
+        chosen = self._selection.channels
+        if chosen is None:
+            return self._raw.channel_names or ("0",)
+        names = self._raw.channel_names
+        if names is None or len(names) <= max(chosen):
+            names = ("red", "green", "blue") if self.is_rgb else tuple(
+                str(i) for i in range(max(chosen) + 1))
+        return tuple(names[i] for i in chosen)
+
+    @property
+    def is_rgb(self) -> bool:
+        return self._raw.is_rgb and self._selection.channels == (0, 1, 2)
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Chunks of each array along the spatial axes, or None where it is read whole."""
+        letters = self._raw.axes
+        return tuple(
+            None if handle.chunks is None
+            else tuple(handle.chunks[letters.index(a)] for a in self._selection.axes)
+            for handle in self._handles
+        )
+
+    @property
+    def array_labels(self) -> tuple[str, ...]:
+        """What to call each array, for example its path in the store."""
+        return tuple(handle.label for handle in self._handles)
+
+    @property
+    def extent(self) -> FloatArray:
+        """Outer edges of the image, (2, A) world px."""
+        return pixel_box([0] * self.ndim, self.shapes[0], self.factors[0], self.offsets[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what is read: source, its date, arrays and selection."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            arrays = [(h.label, h.shape, str(h.dtype)) for h in self._raw.arrays]
+            parts = (self._raw.stamp, self.source, _date(self.source), arrays, self._selection)
+            digest.update(repr(parts).encode())
+            self._fingerprint = digest.hexdigest()[:32]
+        return self._fingerprint
+
+    @property
+    def _handles(self) -> tuple[Any, ...]:
+        return tuple(self._raw.arrays[i] for i in self._placed.indices)
+
+    def as_labels(self, is_labels: bool = True) -> Pyramid:
+        """The same image served as labels: by majority or nearest pixel, never averaged."""
+        if is_labels and self.dtype.kind not in "iu":
+            raise InputError(
+                f"{self.name!r} holds {self.dtype}; labels must be integers. Convert them."
+            )
+        return Pyramid(self._raw, self._selection, is_labels)
+
+    def renamed(self, name: str) -> Pyramid:
+        """The same image under another name."""
+        return Pyramid(replace(self._raw, name=name), self._selection, self.is_labels)
+
+    def read(self, array_index: int, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+        """Pixels (C, *size) of one array; the region must lie inside it.
+
+        Raises
+        ------
+        InputError
+            If the region leaves the array.
+        SourceError
+            If the pixels cannot be read.
+        """
+        shape = self.shapes[array_index]
+        inside = all(s >= 0 and n > 0 and s + n <= full
+                     for s, n, full in zip(start, size, shape, strict=True))
+        if not inside:
+            raise InputError(
+                f"the region start {tuple(start)} size {tuple(size)} leaves array {array_index} "
+                f"of shape {shape}; read regions inside it, or use crop(), which pads."
+            )
+        whole = self._kept(array_index)
+        if whole is not None:
+            place = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+            return np.ascontiguousarray(whole[(slice(None), *place)])
+        return self._fetch(array_index, start, size)
+
+    def _kept(self, array_index: int) -> NDArray[Any] | None:
+        """The whole array where it is small enough to stay in memory, else None."""
+        if self._handles[array_index].in_memory:
+            return None
+        shape = self.shapes[array_index]
+        nbytes = self.num_channels * int(np.prod(shape)) * self.dtype.itemsize
+        if not shared_cache.takes(nbytes):
+            return None
+        key = (self.fingerprint, array_index)
+        return shared_cache.get(key, lambda: self._fetch(array_index, [0] * self.ndim, shape))
+
+    def _fetch(
+        self, array_index: int, start: Sequence[int], size: Sequence[int]
+    ) -> NDArray[Any]:
+        """Pixels (C, *size) straight from the store."""
+        index, order, channels = self._placed.index(array_index, start, size)
+        try:
+            array = self._array(array_index)
+            pixels = np.asarray(_resolve(array[index]))
+        except MuvitError:
+            raise
+        except Exception as error:
+            handle = self._handles[array_index]
+            raise SourceError(
+                f"{self.source or self.name}: {handle.explain(error)}.", self.source
+            ) from error
+        pixels = as_native(pixels).transpose(order)
+        if pixels.ndim == self.ndim:
+            pixels = pixels[None]
+        if channels is not None:
+            pixels = pixels[channels]
+        return np.ascontiguousarray(pixels)
+
+    def _array(self, array_index: int) -> Any:
+        if array_index not in self._opened:
+            self._opened[array_index] = self._handles[array_index].open()
+        return self._opened[array_index]
+
+    def level_grid(
+        self, level: float, scaled_axes: Sequence[int | str] | None = None
+    ) -> LevelGrid:
+        """Where the pixels of a level lie and which array serves it."""
+        return plan_level(self, level, parse_scaled_axes(scaled_axes, self.axes[1:]))
+
+    def crop(
+        self, center: ArrayLike | None = None, *, corner: ArrayLike | None = None,
+        levels: Sequence[float] | float, size: int | Sequence[int],
+        scaled_axes: Sequence[int | str] | None = None,
+    ) -> NestedCrop:
+        """Read the same place at several levels.
+
+        Parameters
+        ----------
+        center, corner
+            One of the two, world px: (A,) places the finest crop, the coarser ones centred on
+            it; (L, A) places each. A corner is the lower outer edge.
+        levels
+            Ascending downsampling factors.
+        size
+            Pixels of each crop, one number or one for each spatial axis.
+        scaled_axes
+            Axes that a level downsamples, by letter or position; y and x by default.
+
+        Examples
+        --------
+        >>> pyramid = open_pyramid(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+        >>> crop = pyramid.crop(center=(32, 32), levels=(1, 4), size=8)
+        >>> crop.image.shape, crop.bbox.shape
+        ((2, 1, 8, 8), (2, 2, 2))
+        """
+        values = parse_positive_levels(levels)
+        sizes = parse_size(size, self.ndim)
+        grids = [self.level_grid(level, scaled_axes) for level in values]
+        extents = np.asarray([grid.factor for grid in grids]) * np.asarray(sizes)
+        wanted = place_boxes(extents, center=center, corner=corner)
+        if not np.all(np.isfinite(wanted)) or np.abs(wanted).max() > 2**52:
+            raise InputError("the place of the crop is not finite. Pass world px, e.g. (y, x).")
+        image = np.empty((len(values), self.num_channels, *sizes), self.dtype)
+        valid = np.empty((len(values), *sizes), bool)
+        boxes = np.empty((len(values), 2, self.ndim))
+        for i, grid in enumerate(grids):
+            start = first_pixel(wanted[i, 0], grid.factor, grid.offset)
+            image[i], valid[i] = read_padded(self, grid, start.tolist(), sizes)
+            boxes[i] = pixel_box(start, sizes, grid.factor, grid.offset)
+        return NestedCrop(image, boxes, valid, values)
+
+    def level_image(
+        self, level: float, scaled_axes: Sequence[int | str] | None = None
+    ) -> NDArray[Any]:
+        """The whole image at one level, (C, *S), in memory.
+
+        Raises
+        ------
+        InputError
+            If it would take more than 4 GiB.
+        """
+        grid = self.level_grid(level, scaled_axes)
+        nbytes = self.num_channels * float(np.prod(grid.shape)) * self.dtype.itemsize
+        if nbytes > LARGEST_LEVEL:
+            raise InputError(
+                f"level {level} of {self.name!r} has {grid.shape} pixels and "
+                f"{nbytes / 2**30:.1f} GiB; at most {LARGEST_LEVEL / 2**30:.0f} GiB are held in "
+                "memory. Take a coarser level, or read crops."
+            )
+        return read_region(self, grid, [0] * self.ndim, grid.shape)
+
+
+def parse_positive_levels(levels: Sequence[float] | float) -> tuple[int | float, ...]:
+    """Levels as ascending positive numbers; those below 1 magnify (physical matching)."""
+    from napari_muvit.geometry import parse_levels
+
+    given = np.atleast_1d(np.asarray(levels, dtype=object)).tolist()
+    numbers = all(isinstance(v, (int, float)) for v in given)
+    below = [v for v in given if numbers and 0 < v < 1]
+    if below and list(given) == sorted(set(given)):
+        return tuple(given)
+    return parse_levels(given)
+
+
+def _resolve(pixels: Any) -> Any:
+    """An array of the values; dask computes, tensorstore reads."""
+    for name in ("compute", "result"):
+        if hasattr(pixels, name):
+            return getattr(pixels, name)()
+    if hasattr(pixels, "read"):
+        return pixels.read().result()
+    return pixels
+
+
+def _date(source: str | None) -> tuple[int, int] | None:
+    """Date and size of a local source's own metadata, so that a new file is a new image."""
+    if source is None:
+        return None
+    path = Path(source)
+    for candidate in (path / "zarr.json", path / ".zattrs", path / ".zarray", path):
+        if candidate.exists():
+            status = os.stat(candidate)
+            return status.st_mtime_ns, status.st_size
+    return None

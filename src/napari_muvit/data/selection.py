@@ -1,0 +1,143 @@
+"""Choosing channels, time points and planes by index, name or range."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from napari_muvit.data.sources.raw import RawImage
+from napari_muvit.errors import InputError, nearest_name
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a stored image that a pyramid shows.
+
+    Attributes
+    ----------
+    channels
+        Indices along c; None where the image has no c axis.
+    axes
+        Spatial letters that stay, in the order (t)(z)yx.
+    fixed
+        Index of each axis that is dropped, at full resolution.
+    spans
+        Start and stop of each axis that is kept in part, at full resolution.
+    """
+
+    channels: tuple[int, ...] | None
+    axes: str
+    fixed: tuple[tuple[str, int], ...] = ()
+    spans: tuple[tuple[str, Span], ...] = ()
+
+
+def select(raw: RawImage, channels: Any = None, t: Any = None, z: Any = None) -> Selection:
+    """Resolve what the caller asked for against what the image has.
+
+    Raises
+    ------
+    InputError
+        If an index is out of range, a name unknown, or the axis absent.
+    """
+    first = dict(zip(raw.axes, raw.arrays[0].shape, strict=True))
+    fixed: list[tuple[str, int]] = []
+    spans: list[tuple[str, Span]] = []
+    kept = ""
+    for letter, wanted in (("t", t), ("z", z)):
+        if letter not in first:
+            _refuse_absent(letter, wanted, raw)
+            continue
+        size = first[letter]
+        if wanted is None and (letter == "t" or size == 1):
+            fixed.append((letter, 0))
+        elif wanted is None:
+            kept += letter
+        elif isinstance(wanted, (slice, range)):
+            spans.append((letter, _span(letter, wanted, size)))
+            kept += letter
+        else:
+            fixed.append((letter, _index(letter, wanted, size)))
+    return Selection(
+        _channels(raw, first.get("c"), channels), kept + "yx", tuple(fixed), tuple(spans)
+    )
+
+
+def _refuse_absent(letter: str, wanted: Any, raw: RawImage) -> None:
+    if wanted is None or (isinstance(wanted, int) and wanted == 0):
+        return
+    raise InputError(
+        f"{letter}={wanted!r} was asked of {raw.name!r}, whose axes are {raw.axes}; it has no "
+        f"axis {letter}. Leave {letter} out."
+    )
+
+
+def _index(name: str, wanted: Any, size: int) -> int:
+    try:
+        index = operator.index(wanted)
+    except TypeError:
+        raise InputError(
+            f"{name} is {wanted!r}; it must be an index or a range. Pass for example {name}=0."
+        ) from None
+    if not -size <= index < size:
+        raise InputError(
+            f"{name}={index} is out of range; the image has {size} along {name}, counted from 0. "
+            f"Pass 0 to {size - 1}."
+        )
+    return index % size
+
+
+def _span(name: str, wanted: slice | range, size: int) -> Span:
+    start, stop, step = (
+        wanted.indices(size) if isinstance(wanted, slice)
+        else (wanted.start, wanted.stop, wanted.step)
+    )
+    if step != 1 or not 0 <= start < stop <= size:
+        raise InputError(
+            f"{name}={wanted!r} is no range inside the {size} along {name}; start and stop must "
+            f"ascend in steps of 1. Pass for example slice(0, {size})."
+        )
+    return start, stop
+
+
+def _channels(raw: RawImage, count: int | None, wanted: Any) -> tuple[int, ...] | None:
+    if count is None:
+        if wanted not in (None, 0, [0], (0,)):
+            raise InputError(
+                f"channels={wanted!r} was asked of {raw.name!r}, which has one channel and no "
+                "channel axis. Leave channels out."
+            )
+        return None
+    if wanted is None:
+        # the fourth channel of a colour image is its opacity
+        return tuple(range(3 if raw.is_rgb else count))
+    if isinstance(wanted, (slice, range)):
+        chosen = list(range(count))[wanted] if isinstance(wanted, slice) else list(wanted)
+    else:
+        chosen = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) \
+            else [wanted]
+    if not chosen:
+        raise InputError(f"channels={wanted!r} chooses none of the {count} channels; name one.")
+    return tuple(_channel(raw, count, each) for each in chosen)
+
+
+def _channel(raw: RawImage, count: int, wanted: Any) -> int:
+    names = raw.channel_names or (("red", "green", "blue") if raw.is_rgb else ())
+    if not isinstance(wanted, str):
+        return _index("channels", wanted, count)
+    if wanted in names:
+        return names.index(wanted)
+    lowered = [name.lower() for name in names]
+    if lowered.count(wanted.lower()) == 1:
+        return lowered.index(wanted.lower())
+    if wanted.isdigit():
+        return _index("channels", int(wanted), count)
+    near = nearest_name(wanted, names)
+    listed = ", ".join(names) if names else f"unnamed, 0 to {count - 1}"
+    raise InputError(
+        f"the channel {wanted!r} is not in {raw.name!r}; its channels are {listed}."
+        + (f" Did you mean {near!r}?" if near else " Choose one of these.")
+    )

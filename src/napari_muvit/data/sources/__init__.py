@@ -1,0 +1,113 @@
+"""Readers: each turns one kind of source into a `RawImage`; `read_source` chooses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from napari_muvit.data.sources.arrays import is_array, is_layer, read_arrays, read_layer
+from napari_muvit.data.sources.raw import RawImage
+from napari_muvit.data.sources.remote import check_protocol, is_url, url_suffix
+from napari_muvit.errors import InputError, SourceError, SourceNotFoundError, nearest_name
+
+REFUSED = {
+    ".mrxs": "MIRAX slides",
+    ".czi": "Zeiss CZI files",
+    ".vsi": "Olympus VSI files",
+    ".lif": "Leica LIF files",
+    ".nd2": "Nikon ND2 files",
+    ".ims": "Imaris files",
+}
+
+__all__ = ["RawImage", "read_source"]
+
+
+def read_source(source: Any, image: str | int | None = None) -> RawImage:
+    """The image that `source` names or is, whatever its kind.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If a path does not exist.
+    SourceError
+        If the source is damaged or of a kind that cannot be read.
+    InputError
+        If `source` is nothing that could be an image.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _read_path(os.fspath(source), image)
+    if is_layer(source):
+        return read_layer(source)
+    if hasattr(source, "members") and hasattr(source, "store"):
+        return _read_group(source, image)
+    if is_array(source):
+        return read_arrays([source])
+    if isinstance(source, (list, tuple)) and source and all(is_array(a) for a in source):
+        return read_arrays(list(source))
+    raise InputError(
+        f"{type(source).__name__} {str(source)[:60]!r} is no image source; pass a path or URL, "
+        "an array, a list of arrays (finest first), a zarr group or a napari layer."
+    )
+
+
+def _read_path(path: str, image: str | int | None) -> RawImage:
+    from napari_muvit.data.sources.omezarr import read_zarr
+    from napari_muvit.data.sources.pictures import SUFFIXES as PICTURES
+    from napari_muvit.data.sources.pictures import read_picture
+    from napari_muvit.data.sources.tiff import SUFFIXES as TIFFS
+    from napari_muvit.data.sources.tiff import read_tiff
+
+    suffix = url_suffix(path) if is_url(path) else Path(path).suffix.lower()
+    if suffix in REFUSED:
+        raise _refusal(path, suffix)
+    if is_url(path):
+        check_protocol(path)
+    else:
+        path = _existing(path)
+        if Path(path).is_dir():
+            return read_zarr(path, image)
+    if suffix in TIFFS:
+        return read_tiff(path, image)
+    if suffix in PICTURES:
+        return read_picture(path)
+    if is_url(path):
+        return read_zarr(path, image)
+    raise SourceError(
+        f"{path} is a file of an unknown kind ({suffix or 'no suffix'}); OME-Zarr folders, "
+        f"{', '.join(TIFFS[:6])} and {', '.join(PICTURES[:3])} files can be read. Convert it "
+        "with Bio-Formats: bioformats2raw FILE OUT.ome.zarr", path,
+    )
+
+
+def _existing(path: str) -> str:
+    """`path` as an absolute path, or the error that names what there is instead."""
+    expanded = Path(path).expanduser()
+    if expanded.exists():
+        return str(expanded.absolute())
+    folder = expanded.parent
+    near = None
+    if folder.is_dir():
+        near = nearest_name(expanded.name, [entry.name for entry in folder.iterdir()])
+    hint = f" Did you mean {folder / near}?" if near else " Check the path."
+    raise SourceNotFoundError(f"{path} does not exist.{hint}", path)
+
+
+def _refusal(path: str, suffix: str) -> SourceError:
+    return SourceError(
+        f"{path}: {REFUSED[suffix]} cannot be read directly. Convert it once with: "
+        f"bioformats2raw {path} {Path(path).stem}.ome.zarr", path,
+    )
+
+
+def _read_group(group: Any, image: str | int | None) -> RawImage:
+    """An open zarr group; reopened by its path so that workers can do the same."""
+    from napari_muvit.data.sources.omezarr import read_zarr
+
+    root = getattr(group.store, "root", None) or getattr(group.store, "path", None)
+    if root is None:
+        arrays = [node for _, node in group.members() if hasattr(node, "shape")]
+        if not arrays:
+            raise SourceError("the zarr group holds no arrays. Pass the group of an image.", group)
+        return read_arrays(sorted(arrays, key=lambda array: -array.size))
+    return read_zarr(str(Path(str(root)) / group.path), image)

@@ -1,0 +1,147 @@
+"""Opening zarr stores by path or URL, with errors that name the file and the remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_muvit.data.sources.remote import is_url
+from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError
+
+LFS_HEAD = b"version https://git-lfs"
+METADATA_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+LARGEST_METADATA = 64 * 2**20
+"""Bytes of a metadata file beyond which it is refused unread."""
+
+
+def open_store(path: str, inside: str = "") -> Any:
+    """The zarr group or array at `inside` of the store `path`, read-only.
+
+    Raises
+    ------
+    SourceNotFoundError, SourceError
+    """
+    import zarr
+
+    where = f"{path}/{inside}" if inside else path
+    try:
+        if is_url(path):
+            store: Any = zarr.storage.FsspecStore.from_url(path, read_only=True)
+        else:
+            check_metadata_files(Path(path) / inside)
+            store = zarr.storage.LocalStore(path, read_only=True)
+        return _open_node(store, inside)
+    except MuvitError:
+        raise
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(
+            f"there is no zarr group or array at {where}. Check the path; an OME-Zarr folder "
+            "holds a file zarr.json or .zattrs.", path,
+        ) from error
+    except Exception as error:
+        raise SourceError(
+            f"the zarr metadata at {where} cannot be read ({describe_error(error)}). "
+            "Copy the store again, or repair its zarr.json, .zattrs or .zarray.", path,
+        ) from error
+
+
+def _open_node(store: Any, inside: str) -> Any:
+    """A group where there is one, else an array; stale consolidated metadata is ignored."""
+    import zarr
+
+    try:
+        return zarr.open_group(store, path=inside, mode="r", use_consolidated=False)
+    except (FileNotFoundError, zarr.errors.NodeTypeValidationError,
+            zarr.errors.ContainsArrayError):
+        return zarr.open_array(store, path=inside, mode="r")
+
+
+def describe_error(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def check_metadata_files(folder: Path) -> None:
+    """Refuse metadata that is no JSON object, with the file's name, before zarr stumbles."""
+    for name in METADATA_FILES:
+        file = folder / name
+        if not file.is_file():
+            continue
+        if file.stat().st_size > LARGEST_METADATA:
+            raise SourceError(
+                f"{file} has {file.stat().st_size} bytes; zarr metadata are at most "
+                f"{LARGEST_METADATA >> 20} MiB. The file is damaged; copy the store again.",
+                str(folder),
+            )
+        content = file.read_bytes()
+        refuse_lfs_pointer(content, file)
+        try:
+            parsed = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(
+                f"{file} is no valid JSON ({describe_error(error)[:120]}). It is damaged or cut "
+                "short; copy the store again.", str(folder),
+            ) from error
+        if not isinstance(parsed, dict):
+            raise SourceError(
+                f"{file} holds {type(parsed).__name__}, where a JSON object must be. Repair the "
+                "file or copy the store again.", str(folder),
+            )
+
+
+def refuse_lfs_pointer(head: bytes, file: Path | str) -> None:
+    if head.startswith(LFS_HEAD):
+        raise SourceError(
+            f"{file} is a git-LFS pointer, not the data itself. Fetch the data with: "
+            "git lfs pull", str(file),
+        )
+
+
+@dataclass(frozen=True)
+class ZarrArray:
+    """An array of a zarr store, opened again in each process."""
+
+    store: str
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, store: str, path: str, array: Any) -> ZarrArray:
+        return cls(store, path, tuple(map(int, array.shape)), np.dtype(array.dtype),
+                   tuple(map(int, array.chunks)))
+
+    @property
+    def label(self) -> str:
+        return self.path or "."
+
+    @property
+    def in_memory(self) -> bool:
+        return False
+
+    def open(self) -> Any:
+        return open_store(self.store, self.path)
+
+    def explain(self, error: Exception) -> str:
+        if not is_url(self.store):
+            for file in _some_chunk_files(Path(self.store) / self.path):
+                with file.open("rb") as stream:
+                    refuse_lfs_pointer(stream.read(len(LFS_HEAD)), file)
+        return (f"a chunk of array {self.label!r} is damaged or cut short "
+                f"({describe_error(error)}); copy the store again")
+
+
+def _some_chunk_files(folder: Path, most: int = 64) -> list[Path]:
+    """The first files below an array's folder that are not metadata."""
+    found: list[Path] = []
+    for file in folder.rglob("*"):
+        if file.is_file() and file.name not in METADATA_FILES:
+            found.append(file)
+            if len(found) >= most:
+                break
+    return found

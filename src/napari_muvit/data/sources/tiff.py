@@ -1,0 +1,336 @@
+"""(OME-)TIFF and the slide files that tifffile reads, tile by tile."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from napari_muvit.data.sources.raw import (
+    MICROMETRES,
+    RawImage,
+    check_chunks,
+    check_dtype,
+    check_shape,
+)
+from napari_muvit.data.sources.remote import check_protocol, is_url
+from napari_muvit.data.sources.stores import LFS_HEAD, describe_error, refuse_lfs_pointer
+from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError, nearest_name
+
+SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".lsm", ".stk", ".btf",
+            ".tf8", ".tf2")
+PLAUSIBLE_UM = (1e-3, 50.0)
+"""Pixel sizes outside these bounds come from screen resolutions, not from microscopes."""
+
+
+@dataclass(frozen=True)
+class TiffLevel:
+    """One resolution of one series of a TIFF file, opened again in each process."""
+
+    file: str
+    series: int
+    level: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None
+
+    @property
+    def label(self) -> str:
+        return f"series {self.series} level {self.level}"
+
+    @property
+    def in_memory(self) -> bool:
+        return False
+
+    def open(self) -> Any:
+        return _LockedLevel(self)
+
+    def explain(self, error: Exception) -> str:
+        return (f"{self.label} of the file is damaged or cut short ({describe_error(error)}); "
+                "copy the file again")
+
+
+@dataclass
+class _LockedLevel:
+    """tifffile's zarr store of a level; its file handle serves one thread at a time."""
+
+    handle: TiffLevel
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        import tifffile
+        import zarr
+
+        self.file = tifffile.TiffFile(_stream(self.handle.file))
+        series = self.file.series[self.handle.series]
+        store = series.aszarr(level=self.handle.level)
+        self.array = zarr.open_array(store, mode="r")
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+
+    def __getitem__(self, index: Any) -> Any:
+        with self.lock:
+            return self.array[index]
+
+
+def _stream(file: str) -> Any:
+    if not is_url(file):
+        return file
+    import fsspec
+
+    return fsspec.open(file, "rb").open()
+
+
+def read_tiff(file: str, image: str | int | None = None) -> RawImage:
+    """One series of a TIFF or slide file; the first one (the slide itself) by default."""
+    with _opened(file) as tiff:
+        series = _choose_series(file, tiff, image)
+        number = tiff.series.index(series)
+        axes, drop = _stored_axes(file, series)
+        levels = [level for level in series.levels
+                  if len(level.shape) == len(series.shape)]
+        handles = tuple(_handle(file, number, i, level) for i, level in enumerate(levels))
+        _check_complete(file, levels)
+        names = _channel_names(tiff, number) if "c" in axes else None
+        sizes = _pixel_size(tiff, series, number)
+        rgb = _is_rgb(series, axes)
+        kind = next((k for k in ("svs", "ndpi", "scn", "bif", "qpi", "ome", "imagej", "lsm")
+                     if getattr(tiff, f"is_{k}", False)), "")
+    title = Path(file).name if not is_url(file) else file.rsplit("/", 1)[-1]
+    scales = None if sizes is None else _scales(axes, handles, sizes)
+    return RawImage(
+        kind=f"TIFF ({kind.upper()})" if kind else "TIFF", name=title, axes=axes,
+        arrays=handles, source=file, scales=scales,
+        units=tuple("micrometer" if sizes is not None and a in "zyx" else None for a in axes),
+        channel_names=names, is_rgb=rgb, extra={"shape_ratios": True},
+        notes=tuple(f"the axis {d} is used as {u}" for d, u in drop),
+    )
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[Any]:
+    """The open TIFF file; whatever goes wrong inside becomes a sentence."""
+    import tifffile
+
+    try:
+        if is_url(file):
+            check_protocol(file)
+        else:
+            with Path(file).open("rb") as stream:
+                refuse_lfs_pointer(stream.read(len(LFS_HEAD)), file)
+        with tifffile.TiffFile(_stream(file)) as tiff:
+            yield tiff
+    except MuvitError:
+        raise
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"{file} does not exist. Check the path.", file) from error
+    except Exception as error:
+        raise SourceError(
+            f"{file} cannot be read as TIFF ({describe_error(error)}). It is damaged, cut short "
+            "or of another kind; copy it again, or convert it to OME-TIFF or OME-Zarr.", file,
+        ) from error
+
+
+def _choose_series(file: str, tiff: Any, image: str | int | None) -> Any:
+    if not tiff.series:
+        raise SourceError(f"{file} is a TIFF file without an image. Choose another file.", file)
+    if image is None:
+        return tiff.series[0]
+    if isinstance(image, int) and 0 <= image < len(tiff.series):
+        return tiff.series[image]
+    names = [str(series.name) for series in tiff.series]
+    if str(image) in names:
+        return tiff.series[names.index(str(image))]
+    near = nearest_name(str(image), names)
+    raise SourceError(
+        f"image={image!r} is not in {file}; it holds "
+        f"{', '.join(f'{i} {name!r}' for i, name in enumerate(names[:20]))}."
+        + (f" Did you mean {near!r}?" if near else " Choose one by name or number."), file,
+    )
+
+
+def _stored_axes(file: str, series: Any) -> tuple[str, list[tuple[str, str]]]:
+    """Letters of tczyx for tifffile's axes; Q, I and S stand for what is missing."""
+    given = str(series.axes).upper()
+    letters: list[str] = []
+    used: list[tuple[str, str]] = []
+    taken = {a.lower() for a in given if a in "TCZYX"}
+    for letter in given:
+        if letter in "TCZYX":
+            letters.append(letter.lower())
+            continue
+        free = [a for a in ("c" if letter == "S" else "zct") if a not in taken]
+        if not free:
+            raise SourceError(
+                f"{file} has the axes {given} of shape {series.shape}; only t, c, z, y and x "
+                "can be used. Convert it, for example one file for each plane.", file,
+            )
+        taken.add(free[0])
+        letters.append(free[0])
+        if letter != "S":
+            used.append((letter, free[0]))
+    if not {"y", "x"} <= set(letters):
+        raise SourceError(
+            f"{file} has the axes {given} of shape {series.shape}; y and x are missing. "
+            "Choose another series with image=.", file,
+        )
+    return "".join(letters), used
+
+
+def _handle(file: str, series: int, number: int, level: Any) -> TiffLevel:
+    page = level.keyframe
+    inner = tuple(int(n) for n in page.chunks)
+    chunks = (1,) * (len(level.shape) - len(inner)) + inner
+    if len(chunks) != len(level.shape):
+        chunks = tuple(int(n) for n in level.shape)
+    handle = TiffLevel(file, series, number, tuple(map(int, level.shape)),
+                       np.dtype(level.dtype), chunks)
+    what = f"{file}: {handle.label}"
+    check_dtype(handle.dtype, what, file)
+    check_shape(handle.shape, what, file)
+    check_chunks(handle.chunks, handle.dtype, what, file)
+    return handle
+
+
+def _check_complete(file: str, levels: list[Any]) -> None:
+    """Refuse a file whose tiles end beyond its own end: a copy that was cut short."""
+    if is_url(file):
+        return
+    size = Path(file).stat().st_size
+    for number, level in enumerate(levels):
+        for page in level.pages:
+            if page is None:
+                continue
+            ends = np.asarray(page.dataoffsets, np.uint64) + np.asarray(
+                page.databytecounts, np.uint64)
+            if ends.size and int(ends.max()) > size:
+                raise SourceError(
+                    f"{file} is cut short: it has {size} bytes, but its level {number} needs "
+                    f"{int(ends.max())}. Copy the file again.", file,
+                )
+
+
+def _is_rgb(series: Any, axes: str) -> bool:
+    page = series.keyframe
+    colours = str(getattr(page.photometric, "name", "")) in {"RGB", "YCBCR", "PALETTE"}
+    count = series.shape[axes.index("c")] if "c" in axes else 1
+    return colours and count in (3, 4) and series.dtype == np.uint8
+
+
+def _scales(
+    axes: str, handles: tuple[TiffLevel, ...], sizes: dict[str, float]
+) -> tuple[tuple[float, ...], ...]:
+    first = handles[0].shape
+    return tuple(
+        tuple(sizes.get(a, 1.0) * (n0 / n if a in "zyx" else 1.0)
+              for a, n0, n in zip(axes, first, handle.shape, strict=True))
+        for handle in handles
+    )
+
+
+def _pixel_size(tiff: Any, series: Any, number: int) -> dict[str, float] | None:
+    """um per axis at full resolution, from the first of the vendors' fields that has it."""
+    found = (_ome_pixels(tiff, number) or _svs_pixels(tiff) or _imagej_pixels(tiff, series)
+             or _tag_pixels(series))
+    if found is None or not {"y", "x"} <= set(found):
+        return None
+    return found
+
+
+def _ome_root(tiff: Any, number: int) -> Any:
+    """The OME-XML element of the image, or None."""
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return None
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    except ElementTree.ParseError:
+        return None
+    images = root.findall("{*}Image")
+    return images[number] if number < len(images) else None
+
+
+def _ome_pixels(tiff: Any, number: int) -> dict[str, float] | None:
+    image = _ome_root(tiff, number)
+    pixels = None if image is None else image.find("{*}Pixels")
+    if pixels is None:
+        return None
+    sizes = {}
+    for axis in "zyx":
+        value = pixels.get(f"PhysicalSize{axis.upper()}")
+        unit = pixels.get(f"PhysicalSize{axis.upper()}Unit", "µm").lower()
+        size = _float(value)
+        if size is not None and unit in MICROMETRES:
+            sizes[axis] = size * MICROMETRES[unit]
+    return sizes or None
+
+
+def _channel_names(tiff: Any, number: int) -> tuple[str, ...] | None:
+    image = _ome_root(tiff, number)
+    if image is None:
+        return None
+    channels = image.findall("{*}Pixels/{*}Channel")
+    names = [channel.get("Name") for channel in channels]
+    return tuple(str(n) for n in names) if names and all(names) else None
+
+
+def _svs_pixels(tiff: Any) -> dict[str, float] | None:
+    if not tiff.is_svs:
+        return None
+    text = str(tiff.pages[0].description)
+    fields = dict(part.split("=", 1) for part in text.split("|") if "=" in part)
+    size = _float({k.strip(): v for k, v in fields.items()}.get("MPP"))
+    return None if size is None else {"y": size, "x": size}
+
+
+def _imagej_pixels(tiff: Any, series: Any) -> dict[str, float] | None:
+    metadata = tiff.imagej_metadata if tiff.is_imagej else None
+    unit = str(metadata.get("unit", "")).lower() if metadata else ""
+    if unit not in MICROMETRES:
+        return None
+    tags = series.keyframe.tags
+    sizes = {}
+    for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+        number = _ratio(tags[tag].value) if tag in tags else None
+        if number:
+            sizes[axis] = MICROMETRES[unit] / number
+    spacing = _float(metadata.get("spacing")) if metadata else None
+    if spacing is not None:
+        sizes["z"] = spacing * MICROMETRES[unit]
+    return sizes or None
+
+
+def _tag_pixels(series: Any) -> dict[str, float] | None:
+    tags = series.keyframe.tags
+    unit = tags["ResolutionUnit"].value if "ResolutionUnit" in tags else None
+    per_unit = {2: 25400.0, 3: 10000.0}.get(int(unit) if unit is not None else 0)
+    if per_unit is None:
+        return None
+    sizes = {}
+    for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+        number = _ratio(tags[tag].value) if tag in tags else None
+        size = per_unit / number if number else 0.0
+        if PLAUSIBLE_UM[0] <= size <= PLAUSIBLE_UM[1]:
+            sizes[axis] = size
+    return sizes or None
+
+
+def _ratio(value: Any) -> float | None:
+    if isinstance(value, tuple) and len(value) == 2:
+        return value[0] / value[1] if value[1] else None
+    return _float(value)
+
+
+def _float(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) and number > 0 else None
