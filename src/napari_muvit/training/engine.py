@@ -1,0 +1,353 @@
+"""The loop: steps, validations, previews, checkpoints, as a stream of events.
+
+Every event is a safe place to stop or pause. Everything that the next step depends on is in
+the weights, the optimizer and `Progress`; randomness derives from (seed, step). So a run that
+was killed and resumed goes through the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from dataclasses import dataclass
+
+import torch
+
+from napari_muvit.errors import MuvitError, RunError, SourceError
+from napari_muvit.training.average import WeightAverage
+from napari_muvit.training.clock import RunClock
+from napari_muvit.training.control import Control, StoppedError
+from napari_muvit.training.device import autocast, torch_settings
+from napari_muvit.training.events import (
+    CheckpointEvent,
+    EpochEvent,
+    Event,
+    FinishedEvent,
+    PreviewEvent,
+    Reason,
+    StepEvent,
+    ValidationEvent,
+    WarningEvent,
+)
+from napari_muvit.training.files import disk_error, write_whole
+from napari_muvit.training.folder import BEST, MODEL, PREVIEWS, RunFolder
+from napari_muvit.training.loader import Batch, BatchSource, move_batch
+from napari_muvit.training.parallel import Parallel
+from napari_muvit.training.png import encode_png
+from napari_muvit.training.records import Recorder
+from napari_muvit.training.settings import Settings
+from napari_muvit.training.state import Progress, TrainingState, load_state, save_state
+from napari_muvit.training.stepper import Outcome, Stepper
+from napari_muvit.training.task import StepSeed, Task
+
+VALIDATION_STEP = 1 << 40
+"""Validation draws its masks as if of steps that no run reaches: the same every time."""
+
+
+@dataclass
+class Engine:
+    """One run in this process.
+
+    Parameters
+    ----------
+    training, validation
+        Where batches come from; `validation` gives the same ones each time, or is None.
+    num_validation
+        Number of validation batches.
+    warnings
+        What was noticed before the first step.
+    """
+
+    task: Task
+    settings: Settings
+    folder: RunFolder
+    training: BatchSource
+    validation: BatchSource | None
+    num_validation: int
+    device: torch.device
+    parallel: Parallel
+    control: Control
+    warnings: tuple[str, ...] = ()
+    watchers: tuple[Callable[[Event], None], ...] = ()
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        self.task.modules.to(self.device)
+        self.stepper = Stepper(self.task, s, self.device, self.parallel, self.control)
+        self.average = WeightAverage(self.task.modules, s.ema) if s.ema else None
+        self.progress = Progress(accumulate=s.accumulate)
+        self.clock = RunClock()
+        self.recorder = Recorder(
+            self.folder.path, self.task.metric_names, samples_per_step=s.batch_size,
+            epoch_size=s.epoch_size,
+        )
+        self._saved_step = -1
+
+    def load(self) -> None:
+        """Take up the last checkpoint, if one was written."""
+        if not self.folder.state_path.exists():
+            return
+        state = load_state(self.folder.state_path)
+        self.task.modules.load_state_dict(state.weights)
+        self.stepper.optimizer.load_state_dict(state.optimizer)
+        if self.average is not None and state.average is not None:
+            self.average.load(state.average)
+        self.progress = state.progress
+        self._saved_step = -1
+
+    def events(self) -> Iterator[Event]:
+        """Train, yielding events; the last one is a `FinishedEvent`.
+
+        Raises
+        ------
+        MuvitError
+            After a `FinishedEvent` with reason "failed", whose message it carries.
+        """
+        settings = torch_settings(
+            threads=self.settings.threads, deterministic=self.settings.deterministic)
+        lock = self.folder.lock() if self.parallel.is_main else nullcontext()
+        with lock, settings:
+            error: Exception | None = None
+            reason: Reason = "completed"
+            try:
+                self._open_records()
+                yield from self._train()
+                reason = "completed" if self.progress.step >= self.settings.steps else "early"
+            except StoppedError:
+                reason = "stopped"
+            except (MuvitError, OSError, RuntimeError) as problem:
+                reason, error = "failed", self._explain(problem)
+            yield from self._finish(reason, error)
+            if error is not None:
+                raise error
+
+    def _explain(self, problem: Exception) -> Exception:
+        """The sentence for what went wrong; an unknown error stays what it is."""
+        if isinstance(problem, OSError) and not isinstance(problem, MuvitError):
+            explained: Exception = disk_error(problem, self.folder.path)
+            explained.__cause__ = problem
+            return explained
+        return problem
+
+    def _open_records(self) -> None:
+        if self.parallel.is_main:
+            self.recorder.open(self.progress.step)
+
+    def _emit(self, event: Event) -> Iterator[Event]:
+        if self.parallel.is_main:
+            self.recorder.write(event)
+        for watch in self.watchers:
+            watch(event)
+        yield event
+        if self.parallel.world == 1:  # several processes agree on stopping in their next step
+            self.control.gate()
+
+    def _train(self) -> Iterator[Event]:
+        for message in self.warnings:
+            yield from self._emit(WarningEvent(self.progress.step, message))
+        self.control.gate()
+        source = self.training.batches(self.progress.step, self.settings.steps)
+        with closing(source) as batches:  # type: ignore[type-var]
+            yield from self._duties()
+            while self.progress.step < self.settings.steps and not self._is_stale():
+                yield from self._step(batches)
+                yield from self._epoch()
+                yield from self._duties()
+        yield from self._checkpoint()
+
+    def _is_stale(self) -> bool:
+        limit = self.settings.early_stopping
+        return limit is not None and self.progress.stale >= limit
+
+    def _step(self, batches: Iterator[Batch]) -> Iterator[Event]:
+        s, progress = self.settings, self.progress
+        with self.clock.measure("step"):
+            batch = self._next(batches)
+            self.task.train()
+            seed = StepSeed(s.seed, progress.step)
+            batch = self.task.prepare(batch, seed, s.batch_size, self.parallel.share(s.batch_size))
+            while True:
+                loss, outcome = self.stepper.step(batch, progress.step, progress.accumulate)
+                if outcome is Outcome.DONE:
+                    break
+                yield from self._emit(self._halve(batch))
+            rate = self.stepper.rate(progress.step)
+            progress.step += 1
+            progress.epoch_loss += loss
+            progress.epoch_steps += 1
+            if self.average is not None:
+                self.average.update(self.task.modules, progress.step)
+        seconds = self.clock.last("step")
+        yield from self._emit(
+            StepEvent(progress.step, s.steps, loss, rate, seconds, self._remaining()))
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        batch = next(batches, None)
+        if batch is None:
+            raise RunError("the training images gave no more samples before the last step.")
+        return batch
+
+    def _halve(self, batch: Batch) -> WarningEvent:
+        """Split the batch further after memory ran out, keeping its effective size."""
+        size = -(-self.settings.batch_size // self.parallel.world)
+        part = -(-size // self.progress.accumulate)
+        if part <= 1:
+            raise RunError(
+                "memory ran out with one sample at a time. Take a smaller crop_size, fewer "
+                "levels, a smaller preset or activation_checkpointing, and start again."
+            )
+        self.progress.accumulate = min(size, self.progress.accumulate * 2)
+        return WarningEvent(self.progress.step, (
+            f"memory ran out with {part} samples at a time; from here each batch of {size} is "
+            f"computed in {self.progress.accumulate} parts. The step is the same, except where "
+            "the head norm is batch: its statistics come from smaller parts now."
+        ))
+
+    def _epoch(self) -> Iterator[Event]:
+        progress, s = self.progress, self.settings
+        epoch = progress.step * s.batch_size // s.epoch_size
+        if epoch > progress.epoch:
+            mean = progress.epoch_loss / progress.epoch_steps
+            progress.epoch, progress.epoch_loss, progress.epoch_steps = epoch, 0.0, 0
+            yield from self._emit(EpochEvent(progress.step, epoch, mean))
+
+    def _duties(self) -> Iterator[Event]:
+        """What is due at this step and was not done before a stop or kill."""
+        s, step = self.settings, self.progress.step
+        is_last = step == s.steps
+        if step and self.progress.validated_step != step and (
+            step % s.validate_every == 0 or is_last
+        ):
+            yield from self._validate()
+        if self.progress.preview_step != step and (step % s.preview_every == 0 or is_last):
+            yield from self._preview()
+        if step and step % s.checkpoint_every == 0 and not is_last:
+            yield from self._checkpoint()
+
+    def _validate(self) -> Iterator[Event]:
+        progress = self.progress
+        if self.validation is None:
+            return
+        with self.clock.measure("validation"), self._averaged():
+            metrics = self._metrics()
+            value = metrics[self.task.metric]
+            is_best = self._is_better(value)
+            if is_best:
+                self._save_model(BEST)
+        progress.metrics, progress.validated_step = metrics, progress.step
+        if is_best:
+            progress.best, progress.best_step, progress.stale = value, progress.step, 0
+        else:
+            progress.stale += 1
+        yield from self._emit(ValidationEvent(progress.step, metrics, is_best))
+
+    def _is_better(self, value: float) -> bool:
+        best = self.progress.best
+        if not math.isfinite(value):
+            return False
+        if best is None:
+            return True
+        return value > best if self.task.higher_is_better else value < best
+
+    @torch.no_grad()
+    def _metrics(self) -> dict[str, float]:
+        self.task.modules.eval()
+        total = torch.zeros(self.task.num_scores, dtype=torch.float64)
+        source = self.validation
+        batches = iter(()) if source is None else source.batches(0, self.num_validation)
+        with ExitStack() as stack:
+            if self.parallel.world == 1:
+                stack.enter_context(self.control.interruptible(self.task.modules))
+            for index, batch in enumerate(batches):
+                prepared = self._prepare_fixed(batch, index)
+                with autocast(self.device, self.settings.precision):
+                    total += self.task.scores(move_batch(prepared, self.device)).cpu()
+        return self.task.metrics(self.stepper.sum(total))
+
+    def _prepare_fixed(self, batch: Batch, index: int) -> Batch:
+        """The batch with what is drawn for it, the same in every validation."""
+        seed = StepSeed(self.settings.seed, VALIDATION_STEP + index)
+        size = self.settings.batch_size
+        return self.task.prepare(batch, seed, size, self.parallel.share(size))
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        if self.average is None:
+            return nullcontext()
+        return self.average.applied(self.task.modules)
+
+    @torch.no_grad()
+    def _preview(self) -> Iterator[Event]:
+        progress = self.progress
+        progress.preview_step = progress.step
+        if not self.parallel.is_main:
+            return
+        with self.clock.measure("preview"), self._averaged():
+            source = self.validation or self.training
+            batch = next(iter(source.batches(0, 1)))
+            first = {name: value[:1] for name, value in batch.items()}
+            self.task.modules.eval()
+            with autocast(self.device, self.settings.precision):
+                picture = self.task.preview(
+                    move_batch(self._prepare_fixed(first, 0), self.device))
+            path = self.folder.path / PREVIEWS / f"step-{progress.step:08d}.png"
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, encode_png(picture))
+        yield from self._emit(PreviewEvent(progress.step, path))
+
+    def _checkpoint(self) -> Iterator[Event]:
+        """Write the state, then the model; a kill in between leaves both whole."""
+        progress = self.progress
+        if self._saved_step == progress.step:
+            return
+        with self.clock.measure("checkpoint"):
+            if self.parallel.is_main:
+                average = None if self.average is None else self.average.values
+                save_state(self.folder.state_path, TrainingState(
+                    progress, self.task.modules.state_dict(), self.stepper.optimizer.state_dict(),
+                    average,
+                ))
+                with self._averaged():
+                    self._save_model(MODEL)
+        self._saved_step = progress.step
+        is_best = progress.best is not None and progress.best_step == progress.step
+        yield from self._emit(CheckpointEvent(progress.step, self.folder.state_path, is_best))
+
+    def _save_model(self, name: str) -> None:
+        if self.parallel.is_main:
+            self.task.save(self.folder.path / name, {
+                "step": self.progress.step, "metrics": dict(self.progress.metrics),
+            })
+
+    def _finish(self, reason: Reason, error: Exception | None) -> Iterator[Event]:
+        """The last event; a run that was stopped, or whose image failed, is saved first."""
+        progress = self.progress
+        self.control.clear()
+        problem: OSError | None = None
+        try:
+            if reason == "stopped" or isinstance(error, SourceError):
+                yield from self._checkpoint()
+        except OSError as full:
+            problem = full
+        message = str(error or "")
+        event = FinishedEvent(
+            progress.step, self.folder.path, reason, dict(progress.metrics), message)
+        if self.parallel.is_main:
+            with suppress(OSError) if error is not None else nullcontext():
+                self.recorder.write(event)
+        yield event
+        if problem is not None:
+            raise disk_error(problem, self.folder.path) from problem
+
+    def _remaining(self) -> float:
+        s, step = self.settings, self.progress.step
+        validations = 0 if self.validation is None else self._left(s.validate_every)
+        return self.clock.remaining({
+            "step": s.steps - step, "validation": validations,
+            "preview": self._left(s.preview_every), "checkpoint": self._left(s.checkpoint_every),
+        })
+
+    def _left(self, every: int) -> int:
+        """How often something that happens each `every` steps, and at the end, still will."""
+        s, step = self.settings, self.progress.step
+        return s.steps // every - step // every + (s.steps % every > 0)

@@ -1,0 +1,33 @@
+"""Files that are whole or absent: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from napari_muvit.errors import RunError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` at `path` such that a crash leaves either the old file or the new one."""
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def disk_error(error: OSError, folder: Path) -> RunError:
+    """What an `OSError` while writing to `folder` means to its user, with the remedy."""
+    place = f"the run folder {str(folder)!r}"
+    if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
+        text = f"{place} cannot be written: the disk is full. Free some space"
+    elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        text = f"{place} cannot be written: {error.strerror}. Make it writable"
+    elif not folder.exists():
+        text = f"{place} is gone while the run goes on. If it was moved, go to its new place"
+    else:
+        text = f"{place} cannot be used: {error.strerror or error}. Repair that"
+    return RunError(f"{text} and resume; the last checkpoint is whole.")

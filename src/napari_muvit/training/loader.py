@@ -1,0 +1,156 @@
+"""Which samples a step sees, and how they reach it.
+
+Sample ``g = step * batch_size + i`` is the same whichever process reads it, however many
+loader processes there are, and whether or not the run was interrupted before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from napari_muvit.errors import MuvitError, RunError
+from napari_muvit.training.parallel import Parallel
+
+Batch = dict[str, Tensor]
+
+
+class BatchSource(Protocol):
+    """Gives the local part of the global batch of every step."""
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Batches of the steps from `first_step` to before `last_step`."""
+        ...
+
+
+class StepSampler:
+    """Sample numbers of this process for each step, as a torch batch sampler."""
+
+    def __init__(
+        self, first_step: int, last_step: int, batch_size: int, parallel: Parallel,
+        limit: int | None = None,
+    ) -> None:
+        self.steps = range(first_step, last_step)
+        self.batch_size = batch_size
+        self.part = parallel.share(batch_size)
+        self.limit = limit
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = step * self.batch_size
+            numbers = range(first + self.part.start, first + self.part.stop)
+            kept = [n for n in numbers if self.limit is None or n < self.limit]
+            if kept:
+                yield kept
+
+
+class SampleLoader:
+    """Batches of a map-style dataset whose sample depends on its number alone.
+
+    Parameters
+    ----------
+    dataset
+        ``dataset[i]`` is a dict of tensors, for any i from 0 on.
+    batch_size
+        Samples of all processes together.
+    workers
+        Loader processes; with 0 one thread reads a batch ahead while the model works.
+    limit
+        Samples with this number or a higher one are left out.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], batch_size: int, workers: int, parallel: Parallel,
+        limit: int | None = None,
+    ) -> None:
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.parallel, self.limit = parallel, limit
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """The local batches of the steps from `first_step` to before `last_step`."""
+        sampler = StepSampler(first_step, last_step, self.batch_size, self.parallel, self.limit)
+        if self.workers:
+            return self._from_processes(sampler)
+        return self._from_thread(sampler)
+
+    def _from_processes(self, sampler: StepSampler) -> Iterator[Batch]:
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset, batch_sampler=sampler, num_workers=self.workers,
+            # fork hangs zarr's threads; spawn works everywhere alike
+            multiprocessing_context="spawn", persistent_workers=True,
+            generator=torch.Generator(), collate_fn=default_collate,
+        )
+        batches = iter(loader)
+        while True:
+            with _worker_errors():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _from_thread(self, sampler: StepSampler) -> Iterator[Batch]:
+        reader = ThreadPoolExecutor(1, thread_name_prefix="muvit-reader")
+        pending: Future[Batch] | None = None
+        try:
+            for numbers in sampler:
+                upcoming = reader.submit(read_batch, self.dataset, numbers)
+                if pending is not None:
+                    yield pending.result()
+                pending = upcoming
+            if pending is not None:
+                yield pending.result()
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
+
+
+def read_batch(dataset: Any, numbers: Sequence[int]) -> Batch:
+    """The samples of the given numbers as one batch."""
+    batch: Batch = default_collate([dataset[number] for number in numbers])
+    return batch
+
+
+@contextmanager
+def _worker_errors() -> Iterator[None]:
+    """torch rebuilds a loader process's exception with its traceback as text; undo that."""
+    try:
+        yield
+    except MuvitError as error:
+        lines = [line for line in str(error).strip().splitlines() if line]
+        raise type(error)(lines[-1].split(": ", 1)[-1]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"a loader process died ({str(error).splitlines()[0][:200]}). The last checkpoint is "
+            "whole; resume, with fewer workers if memory was short."
+        ) from error
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """`batch` in at most `parts` pieces of nearly equal numbers of samples, none empty."""
+    size = len(next(iter(batch.values())))
+    edges = [size * part // parts for part in range(parts + 1)]
+    return [{k: v[a:b] for k, v in batch.items()} for a, b in pairwise(edges) if b > a]
+
+
+def move_batch(batch: Batch, device: torch.device) -> Batch:
+    """`batch` on `device`; float64 boxes become float32 only inside the model."""
+    if device.type == "cpu":
+        return batch
+    # Apple GPUs have no float64, and boxes must keep their precision until centred.
+    return {k: v if v.dtype == torch.float64 else v.to(device, non_blocking=True)
+            for k, v in batch.items()}
+
+
+MapBatch = Callable[[Batch, int], Batch]
+"""What a task adds to a batch before its step, for example the drawn mask."""

@@ -1,0 +1,105 @@
+"""Segmentation losses that leave unlabelled pixels out and add up over parts of a batch.
+
+Every loss is a sum over samples divided by a total that is known before the forward pass, so
+a batch gives the same loss and gradient whole, in parts (accumulation), or spread over
+processes. MuViT, section 3.4 and supplement A.3.
+
+Axis letters: B batch, K classes, S spatial extent, L levels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -1
+"""Value of `target` where nothing was judged."""
+
+SMOOTH = 1.0
+"""Pixels added to both sides of a Dice fraction, so that tiny regions do not dominate."""
+
+
+def judged_weight(target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Sum of class weights over judged pixels, the divisor of the cross-entropy; scalar.
+
+    Parameters
+    ----------
+    target
+        (B, *S) int64, class index or `IGNORE`.
+    class_weights
+        (K,) float, or None for 1 each.
+    """
+    judged = target[target != IGNORE]
+    if class_weights is None:
+        return torch.tensor(float(judged.numel()), dtype=torch.float64, device=target.device)
+    return class_weights.double()[judged].sum()
+
+
+def present_classes(target: Tensor, num_classes: int, background: int | None) -> Tensor:
+    """Which classes each sample's truth holds, (B, K) bool; never the background."""
+    flat = target.flatten(1)
+    judged = flat != IGNORE
+    present = torch.zeros(len(flat), num_classes, dtype=torch.bool, device=target.device)
+    rows = torch.arange(len(flat), device=target.device)[:, None].expand_as(flat)
+    present[rows[judged], flat[judged]] = True
+    if background is not None:
+        present[:, background] = False
+    return present
+
+
+def cross_entropy_sum(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Weighted cross-entropy summed over judged pixels; scalar.
+
+    Parameters
+    ----------
+    logits
+        (B, K, *S) float.
+    target
+        (B, *S) int64, class index or `IGNORE`.
+    """
+    return F.cross_entropy(
+        logits.float(), target, weight=class_weights, ignore_index=IGNORE, reduction="sum"
+    )
+
+
+def dice_sum(logits: Tensor, target: Tensor, present: Tensor) -> Tensor:
+    """1 - soft Dice summed over the (sample, class) pairs marked in `present`; scalar.
+
+    Unlabelled pixels are in neither the overlap nor the sizes, so their gradient is zero.
+
+    Parameters
+    ----------
+    logits
+        (B, K, *S) float.
+    target
+        (B, *S) int64, class index or `IGNORE`.
+    present
+        (B, K) bool, see `present_classes`.
+    """
+    judged_BS = (target != IGNORE).flatten(1)
+    prob_BKS = logits.float().softmax(dim=1).flatten(2) * judged_BS[:, None]
+    truth_BS = target.flatten(1).clamp(min=0)
+    truth_BKS = F.one_hot(truth_BS, logits.shape[1]).movedim(-1, 1) * judged_BS[:, None]
+    overlap = (prob_BKS * truth_BKS).sum(-1)
+    sizes = prob_BKS.sum(-1) + truth_BKS.sum(-1)
+    dice_BK = (2 * overlap + SMOOTH) / (sizes + SMOOTH)
+    return ((1 - dice_BK) * present).sum()
+
+
+def fractions_sum(logits: Tensor, fractions: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy against class fractions summed over valid patches; scalar.
+
+    Parameters
+    ----------
+    logits
+        (B, K, *grid) float, one level's token predictions.
+    fractions
+        (B, K, *grid) float, shares of each class in the patch's judged pixels.
+    valid
+        (B, *grid), weight of each patch; 0 where nothing in it was judged.
+    """
+    entropy = -(fractions * logits.float().log_softmax(dim=1)).sum(1)
+    return (entropy * valid).sum()

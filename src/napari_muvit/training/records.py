@@ -1,0 +1,136 @@
+"""The records of a run: ``events.jsonl`` and ``metrics.csv``, appended line by line.
+
+A line is one write, and readers take only lines that end, so nobody ever sees half a record.
+After a resume, records past the checkpoint are marked superseded instead of being removed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_muvit.training.events import Event, StepEvent, ValidationEvent, event_to_record
+from napari_muvit.training.files import write_whole
+
+EVENTS = "events.jsonl"
+METRICS = "metrics.csv"
+COLUMNS = ("step", "epoch", "split", "loss", "learning_rate", "seconds", "superseded")
+
+
+class Recorder:
+    """Appends the events of one run to its folder.
+
+    Parameters
+    ----------
+    folder
+        An existing run folder.
+    metric_names
+        Names of the validation metrics: one column of ``metrics.csv`` each.
+    samples_per_step, epoch_size
+        What makes a step's epoch.
+    """
+
+    def __init__(
+        self, folder: Path, metric_names: Sequence[str], *, samples_per_step: int, epoch_size: int
+    ) -> None:
+        self.folder = folder
+        self.columns = (*COLUMNS, *(n for n in metric_names if n not in COLUMNS))
+        self._samples_per_step = samples_per_step
+        self._epoch_size = epoch_size
+
+    def open(self, from_step: int) -> None:
+        """Make the files if they are missing; mark what lies past `from_step` superseded."""
+        supersede_events(self.folder / EVENTS, from_step)
+        supersede_metrics(self.folder / METRICS, from_step, self.columns)
+
+    def write(self, event: Event) -> None:
+        """Append `event`, and its row of numbers if it has one."""
+        record = event_to_record(event, self.folder)
+        append(self.folder / EVENTS, json.dumps(record, ensure_ascii=False) + "\n")
+        row = self._row(event)
+        if row is not None:
+            append(self.folder / METRICS, _csv_text([[row.get(c, "") for c in self.columns]]))
+
+    def _row(self, event: Event) -> dict[str, Any] | None:
+        if isinstance(event, StepEvent):
+            row: dict[str, Any] = {
+                "split": "train", "loss": event.loss, "learning_rate": event.learning_rate,
+                "seconds": round(event.seconds, 6),
+            }
+        elif isinstance(event, ValidationEvent):
+            row = {"split": "val", **event.metrics}
+        else:
+            return None
+        epoch = event.step * self._samples_per_step // self._epoch_size
+        return {"step": event.step, "epoch": epoch, "superseded": 0, **row}
+
+
+def append(path: Path, text: str) -> None:
+    """Add `text` at the end of `path` with a single write, so that lines never interleave."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0))
+    try:
+        os.write(handle, text.encode("utf-8"))
+    finally:
+        os.close(handle)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of `path` that are complete; a last line without its end is left out."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    end = content.rfind(b"\n") + 1
+    return content[:end].decode("utf-8").splitlines()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The records of an ``events.jsonl``, in order, superseded ones included."""
+    return [json.loads(line) for line in whole_lines(path)]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.csv``; numbers as numbers, empty cells left out."""
+    rows = csv.DictReader(whole_lines(path))
+    return [{k: _number(v) for k, v in row.items() if v not in {"", None}} for row in rows]
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def supersede_events(path: Path, from_step: int) -> None:
+    """Rewrite `path` with every record past `from_step` marked; half a last line is dropped."""
+    records = read_events(path)
+    for record in records:
+        if record["step"] > from_step:
+            record["superseded"] = True
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    write_whole(path, "".join(lines).encode("utf-8"))
+
+
+def supersede_metrics(path: Path, from_step: int, columns: Sequence[str]) -> None:
+    """Rewrite `path` with the given columns and every row past `from_step` marked 1."""
+    rows: Iterable[dict[str, str]] = csv.DictReader(whole_lines(path))
+    table: list[list[Any]] = [list(columns)]
+    for row in rows:
+        if int(row["step"]) > from_step:
+            row["superseded"] = "1"
+        table.append([row.get(column, "") for column in columns])
+    write_whole(path, _csv_text(table).encode("utf-8"))
+
+
+def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

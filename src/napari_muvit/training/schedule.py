@@ -1,0 +1,40 @@
+"""Learning rates: by batch size, warm-up then cosine. Pure functions of the step.
+
+No scheduler object has state to save, so a resumed run cannot disagree about the rate.
+MuViT, supplement A.2 and A.3.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def pretrain_rate(batch_size: int) -> float:
+    """Highest rate of pretraining: 1e-4 sqrt(B / 128), 6e-5 at the paper's batch of 48.
+
+    The square root is the official project's rule (its MAE's ``fit``).
+    """
+    return 1e-4 * math.sqrt(batch_size / 128)
+
+
+def finetune_rate(batch_size: int) -> float:
+    """Highest rate of fine-tuning: 1e-4 at the paper's batch of 16, by the same square root."""
+    return 1e-4 * math.sqrt(batch_size / 16)
+
+
+def rate_at(step: int, steps: int, highest: float, warmup: float) -> float:
+    """Learning rate of optimizer step `step` (from 0) out of `steps`.
+
+    Rises in equal parts over the first ``warmup * steps`` steps, reaches `highest`, then
+    follows half a cosine down to zero at the end of the run.
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return highest * (step + 1) / (rising + 1)
+    share = (step - rising) / max(1, steps - rising)
+    return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def epoch_of(step: int, batch_size: int, epoch_size: int) -> int:
+    """Number of whole epochs after `step` steps; an epoch is `epoch_size` samples."""
+    return step * batch_size // epoch_size
