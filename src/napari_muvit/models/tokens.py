@@ -159,6 +159,10 @@ def naive_boxes(
     return torch.stack([-upper, upper], dim=1)[None]
 
 
+OFFICIAL_RANGE = 8192.0
+"""World px within which float32 boxes keep the official arithmetic; see `place_patches`."""
+
+
 def place_patches(
     bbox: Tensor, grid: Sequence[int], policy: TokenCoordinates, *, coarsest: int,
     device: torch.device, dtype: torch.dtype, origin: Tensor | None = None,
@@ -166,7 +170,9 @@ def place_patches(
     """World position of every patch; `geometry.patch_centres` in torch, around an origin.
 
     Rotary angles see differences only, so an origin changes nothing in exact arithmetic; it
-    is what keeps float32 angles exact far from the image's corner.
+    is what keeps float32 angles exact far from the image's corner. float32 boxes with ``span``
+    coordinates keep origin 0 and the official float32 arithmetic, and so reproduce official
+    outputs to rounding, as long as that arithmetic is good enough: within `OFFICIAL_RANGE`.
 
     Parameters
     ----------
@@ -181,26 +187,57 @@ def place_patches(
     """
     # Apple GPUs have no float64.
     wide = torch.float32 if bbox.device.type == "mps" else torch.float64
-    box = bbox.to(wide)
-    origin = box[:, coarsest].mean(dim=1) if origin is None else origin.to(box.device, wide)
-    axes = [_fractions(n, policy, wide, box.device) for n in grid]
-    mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-    step = mesh * (box[:, :, 1] - box[:, :, 0])[:, :, None]
-    centred = (box[:, :, 0] - origin[:, None])[:, :, None] + step
-    absolute = box[:, :, 0][:, :, None] + step
     given = bbox.dtype if bbox.is_floating_point() else torch.float32
-    if device.type == "mps":
-        given = torch.float32
+    given = torch.float32 if device.type == "mps" else given
+    is_official = given == torch.float32 and policy == "span"
+    if origin is None:
+        far = bbox[:, coarsest]
+        origin = far.to(wide).mean(dim=1)
+        if is_official:
+            is_near = far.abs().amax(dim=(1, 2)) <= OFFICIAL_RANGE
+            origin = origin.masked_fill(is_near[:, None], 0.0)
+    origin = origin.to(bbox.device, wide)
+    absolute = _positions(bbox.to(given), grid, policy)
+    coords = _positions(bbox.to(wide) - origin[:, None, None], grid, policy).to(dtype)
+    if is_official:
+        is_near = (origin == 0).all(dim=1)[:, None, None]
+        coords = torch.where(is_near, absolute.to(dtype), coords)
     return Places(
-        coords=centred.flatten(1, 2).to(dtype).to(device, non_blocking=True),
-        absolute=absolute.flatten(1, 2).to(given).to(device, non_blocking=True),
+        coords=coords.to(device, non_blocking=True),
+        absolute=absolute.to(device, non_blocking=True),
         origin=origin,
     )
 
 
-def _fractions(
-    num_patches: int, policy: TokenCoordinates, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def _positions(bbox: Tensor, grid: Sequence[int], policy: TokenCoordinates) -> Tensor:
+    """Position of every patch of boxes (B, L, 2, A), (B, N, A), in the dtype of the boxes."""
+    axes = [_fractions(n, policy, bbox) for n in grid]
+    mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+    lower, upper = bbox[:, :, 0, None], bbox[:, :, 1, None]
+    return (lower + mesh * (upper - lower)).flatten(1, 2)
+
+
+def _fractions(num_patches: int, policy: TokenCoordinates, like: Tensor) -> Tensor:
     if policy == "span":
-        return torch.linspace(0, 1, num_patches, dtype=dtype, device=device)
-    return (torch.arange(num_patches, dtype=dtype, device=device) + 0.5) / num_patches
+        return torch.linspace(0, 1, num_patches, dtype=like.dtype, device=like.device)
+    return (torch.arange(num_patches, dtype=like.dtype, device=like.device) + 0.5) / num_patches
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Puts a table of visible tokens and one vector per level into sequence order.
+
+    ``visible`` (B, Nv) int64 are the positions of the visible tokens among N = L * n.
+    """
+
+    visible: Tensor
+    num_levels: int
+    num_patches: int
+
+    def __call__(self, table: Tensor) -> Tensor:
+        """(B, Nv + L, D) as (B, N, D): masked tokens get the vector of their level."""
+        num_visible = self.visible.shape[1]
+        # Scatter onto expanded vectors, not gather: its gradient adds nothing up atomically.
+        base = table[:, num_visible:, None].expand(-1, -1, self.num_patches, -1).flatten(1, 2)
+        index = self.visible[..., None].expand(-1, -1, table.shape[-1])
+        return base.scatter(1, index, table[:, :num_visible])
