@@ -161,40 +161,24 @@ class ClassTable:
         values = [*self.values, *special]
         return np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(max(values)))
 
-    def to_ngff(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The NGFF ``image-label`` block, and the ``muvit`` block that stands beside it.
-
-        Both are JSON data. ``muvit`` holds channel order, unlabelled and background.
-        """
-        colors = [
-            {"label-value": c.value, "rgba": [*bytes.fromhex(c.color[1:]), 255]}
-            for c in self.classes
-        ]
-        properties = [{"label-value": c.value, "name": c.name} for c in self.classes]
-        muvit = {
-            "values": list(self.values), "unlabelled": self.unlabelled,
-            "background": self.background,
-        }
-        return {"colors": colors, "properties": properties}, muvit
-
     @classmethod
     def from_ngff(
         cls, image_label: Mapping[str, Any], muvit: Mapping[str, Any] | None = None
     ) -> ClassTable | None:
         """The table in NGFF ``image-label`` metadata, or None where it names no value.
 
-        Without a ``muvit`` block (written by others) value 0 is background.
+        A ``muvit`` block holds the whole table. Without one (written by others) value 0 is
+        background.
         """
+        own = (muvit or {}).get("classes")
+        if isinstance(own, Mapping):
+            return cls.from_dict(own)
         names, colors = _ngff_names(image_label), _ngff_colors(image_label)
-        block = muvit or {}
-        values = [int(v) for v in block.get("values") or sorted({*names, *colors})]
-        unlabelled = _optional_int(block.get("unlabelled"))
-        background = _optional_int(block.get("background")) if muvit else 0
-        values = [v for v in values if v != unlabelled]
+        values = sorted({*names, *colors})
         if not values or len(values) > MAX_CLASSES:
             return None
-        kept = background if background in values else None
-        return cls(make_classes(values, kept, names, colors), unlabelled, kept)
+        background = 0 if 0 in values else None
+        return cls(make_classes(values, background, names, colors), None, background)
 
 
 def _optional_int(value: Any) -> int | None:
@@ -253,9 +237,8 @@ def read_class_table(pyramid: Pyramid) -> ClassTable | None:
 
 def _read_blocks(pyramid: Pyramid) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """The store's ``image-label`` and ``muvit`` blocks."""
-    attributes = getattr(pyramid, "attributes", None) or {}
-    inner = attributes.get("ome") if isinstance(attributes.get("ome"), Mapping) else attributes
-    image_label, muvit = (inner or {}).get("image-label"), attributes.get("muvit")
+    metadata = pyramid.label_metadata or {}
+    image_label, muvit = metadata.get("image-label"), metadata.get("muvit")
     return (image_label if isinstance(image_label, Mapping) else None,
             muvit if isinstance(muvit, Mapping) else None)
 
@@ -319,7 +302,8 @@ def _agreed(what: str, given: Sequence[int | None], merged: Mapping[int, LabelCl
 def _table_of(pyramid: Pyramid, unlabelled: int | None, background: int | None) -> ClassTable:
     """One image's table: its own where it brings one, else from the values found in it."""
     image_label, muvit = _read_blocks(pyramid)
-    own = None if muvit is None else ClassTable.from_ngff(image_label or {}, muvit)
+    is_own = muvit is not None and "classes" in muvit
+    own = ClassTable.from_ngff(image_label or {}, muvit) if is_own else None
     if own is None:
         values = find_values(pyramid)
         names, colors = _ngff_names(image_label or {}), _ngff_colors(image_label or {})
@@ -349,7 +333,7 @@ def find_values(pyramid: Pyramid, max_pixels: int = SCAN_PIXELS) -> list[int]:
     check_label_dtype(pyramid.dtype)
     index = scan_array(pyramid, max_pixels)
     found: set[int] = set()
-    for start, size in array_blocks(array_shape(pyramid, index)):
+    for start, size in array_blocks(pyramid.shapes[index]):
         found.update(int(v) for v in np.unique(pyramid.read(index, start, size)))
         if len(found) > MAX_CLASSES:
             raise SourceError(
@@ -360,16 +344,11 @@ def find_values(pyramid: Pyramid, max_pixels: int = SCAN_PIXELS) -> list[int]:
     return sorted(found)
 
 
-def array_shape(pyramid: Pyramid, index: int) -> tuple[int, ...]:
-    """Spatial shape in pixels of array `index`."""
-    return tuple(int(n) for n in pyramid.array_shapes[index])
-
-
 def scan_array(pyramid: Pyramid, max_pixels: int) -> int:
     """Index of the finest array of at most `max_pixels` pixels; else the coarsest."""
     indices = range(len(pyramid.factors))
     return next(
-        (i for i in indices if math.prod(array_shape(pyramid, i)) <= max_pixels), indices[-1]
+        (i for i in indices if math.prod(pyramid.shapes[i]) <= max_pixels), indices[-1]
     )
 
 

@@ -1,0 +1,61 @@
+"""Which chunks of an array exist: a few strokes on a gigapixel image are found by file names.
+
+Chunks that were never written hold the fill value, so only the others need to be read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_muvit.data.pyramid import Pyramid
+
+Block = tuple[tuple[int, ...], tuple[int, ...]]
+"""Start and size along the spatial axes, px of an array."""
+
+
+def stored_blocks(pyramid: Pyramid, index: int) -> list[Block] | None:
+    """The blocks (chunks, or shards) of array `index` that exist, in raster order.
+
+    None where that is not known: for arrays that are no local zarr arrays.
+    """
+    array = pyramid._array(index)
+    root = getattr(getattr(array, "store", None), "root", None)
+    if root is None or not hasattr(array, "chunks"):
+        return None
+    steps = getattr(array, "shards", None) or array.chunks
+    shape = tuple(pyramid.shapes[index])
+    axes = pyramid._raw.axes
+    grid = tuple(-(-n // k) for n, k in zip(array.shape, steps, strict=True))
+    spatial = [axes.index(letter) for letter in pyramid.axes[1:]]
+    found: set[Block] = set()
+    for key in _chunk_keys(Path(str(root)) / array.path):
+        if len(key) != len(grid) or any(k >= n for k, n in zip(key, grid, strict=True)):
+            continue
+        start = tuple(key[axis] * steps[axis] for axis in spatial)
+        ends = (min(s + steps[axis], n) for s, axis, n in zip(start, spatial, shape, strict=True))
+        found.add((start, tuple(e - s for e, s in zip(ends, start, strict=True))))
+    return sorted(found)
+
+
+def _chunk_keys(folder: Path) -> Iterator[tuple[int, ...]]:
+    """Grid positions that the file names below an array's folder stand for."""
+    for parent, _, names in os.walk(folder):
+        above = Path(parent).relative_to(folder).parts
+        for name in names:
+            parts = [p for p in re.split(r"[/.]", "/".join((*above, name))) if p != "c"]
+            if parts and all(part.isdigit() for part in parts):
+                yield tuple(int(part) for part in parts)
+
+
+def block_pixels(blocks: list[Block]) -> int:
+    """Pixels in all blocks together."""
+    return sum(math.prod(size) for _, size in blocks)
+
+
+__all__ = ["Block", "block_pixels", "stored_blocks"]
