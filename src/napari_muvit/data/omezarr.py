@@ -203,11 +203,9 @@ def _create_array(
     axes: str, fmt: str, chunks: tuple[int, ...], shards: tuple[int, ...] | None,
 ) -> Any:
     if fmt == "0.4":
-        import numcodecs
-
         return group.create_array(
             name, shape=size, chunks=chunks, dtype=dtype, fill_value=fill_value,
-            compressors=numcodecs.Blosc(cname="zstd", clevel=3, shuffle=numcodecs.Blosc.SHUFFLE),
+            compressors={"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1, "blocksize": 0},
             chunk_key_encoding={"name": "v2", "separator": "/"},
         )
     import zarr

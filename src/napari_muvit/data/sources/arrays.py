@@ -32,7 +32,8 @@ class HeldArray:
     def dtype(self) -> np.dtype[Any]:
         # tensorstore has its own dtype objects
         dtype = self.array.dtype
-        return np.dtype(getattr(dtype, "numpy_dtype", dtype))
+        found: np.dtype[Any] = np.dtype(getattr(dtype, "numpy_dtype", dtype))
+        return found
 
     @property
     def chunks(self) -> tuple[int, ...] | None:

@@ -46,9 +46,9 @@ def _read_group(root: str, inside: str, group: Any, image: str | int | None) -> 
     ome = attributes.get("ome")
     block: Mapping[str, Any] = {**attributes, **ome} if isinstance(ome, Mapping) else attributes
     where = f"{root}/{inside}" if inside else root
-    if "multiscales" in block and image is not None and not isinstance(image, int):
-        return _enter(root, inside, str(image))
     if "multiscales" in block:
+        if isinstance(image, str):
+            return _enter(root, inside, image)
         return _read_multiscales(root, inside, group, block, image or 0)
     choices = _sub_images(where, group, block)
     if choices:
@@ -164,8 +164,8 @@ def _plain(root: str, arrays: list[tuple[str, Any]]) -> RawImage:
             f"Give the path of one of them, for example {root}/{handles[0].label}.", root,
         )
     first = arrays[0][1]
-    names = getattr(getattr(first, "metadata", None), "dimension_names", None) or ()
-    letters = "".join(str(name).lower() for name in names)
+    dimensions = getattr(getattr(first, "metadata", None), "dimension_names", None) or ()
+    letters = "".join(str(name).lower() for name in dimensions)
     valid = len(letters) == len(shapes[0]) and set(letters) <= set("tczyx")
     axes = letters if valid and {"y", "x"} <= set(letters) else guess_axes(shapes, handles[0].dtype)
     return RawImage(
@@ -295,7 +295,8 @@ def _transforms(
     """Scale and translation of every dataset, the multiscale's own applied after."""
     outer_scale, outer_shift = _one_transform(
         where, multiscale.get("coordinateTransformations"), axes, "multiscales")
-    scales, shifts = [], []
+    scales: list[tuple[float, ...]] = []
+    shifts: list[tuple[float, ...] | None] = []
     for number, dataset in enumerate(multiscale["datasets"]):
         scale, shift = _one_transform(
             where, dataset.get("coordinateTransformations"), axes, f"datasets[{number}]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -49,36 +49,40 @@ class TiffLevel:
         return False
 
     def open(self) -> Any:
-        return _LockedLevel(self)
+        return _OpenLevel(self)
 
     def explain(self, error: Exception) -> str:
         return (f"{self.label} of the file is damaged or cut short ({describe_error(error)}); "
                 "copy the file again")
 
 
-@dataclass
-class _LockedLevel:
-    """tifffile's zarr store of a level; its file handle serves one thread at a time."""
+class _OpenLevel:
+    """tifffile's zarr store of a level, one for each thread: a file handle serves only one."""
 
-    handle: TiffLevel
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, handle: TiffLevel) -> None:
+        self._handle = handle
+        self._local = threading.local()
 
-    def __post_init__(self) -> None:
+    def __getitem__(self, index: Any) -> Any:
+        if not hasattr(self._local, "view"):
+            self._local.view = _LevelView(self._handle)
+        return self._local.view.array[index]
+
+
+class _LevelView:
+    """An open file and the zarr array that reads one of its levels."""
+
+    def __init__(self, handle: TiffLevel) -> None:
         import tifffile
         import zarr
 
-        self.file = tifffile.TiffFile(_stream(self.handle.file))
-        series = self.file.series[self.handle.series]
-        store = series.aszarr(level=self.handle.level)
+        self._file = tifffile.TiffFile(_stream(handle.file))
+        store = self._file.series[handle.series].aszarr(level=handle.level)
         self.array = zarr.open_array(store, mode="r")
 
     def __del__(self) -> None:
-        if hasattr(self, "file"):
-            self.file.close()
-
-    def __getitem__(self, index: Any) -> Any:
-        with self.lock:
-            return self.array[index]
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 def _stream(file: str) -> Any:
