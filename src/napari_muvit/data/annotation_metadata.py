@@ -1,0 +1,93 @@
+"""Metadata of annotation stores: the class table, the image, and where windows were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from napari_muvit.data.labels import ClassTable, make_classes
+from napari_muvit.errors import InputError, SourceError, SourceNotFoundError
+
+UNLABELLED = 0
+
+
+def default_class_table() -> ClassTable:
+    """The classes of a new store: background and one more, to be renamed."""
+    return ClassTable(make_classes((1, 2), background=1), unlabelled=UNLABELLED, background=1)
+
+
+def check_class_table(table: ClassTable) -> ClassTable:
+    """The table as an annotation store keeps it, with 0 unlabelled.
+
+    Raises
+    ------
+    InputError
+        If 0 means something else, or a value does not fit 8 bits.
+    """
+    values = table.values
+    if table.unlabelled not in (None, UNLABELLED) or any(not 1 <= v <= 255 for v in values):
+        raise InputError(
+            f"the class table has values {values} and unlabelled {table.unlabelled}; in "
+            "annotations 0 is unlabelled and classes have values from 1 to 255. Renumber them."
+        )
+    return ClassTable(table.classes, UNLABELLED, table.background)
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """All attributes of an annotation store's group.
+
+    Raises
+    ------
+    SourceError
+        If `path` is not an annotation store.
+    """
+    import zarr
+
+    if not (path / "zarr.json").is_file():
+        raise SourceNotFoundError(
+            f"{path} is not an annotation store: it holds no zarr.json. Begin one with "
+            "open_annotations(image).", source=str(path),
+        )
+    attributes = dict(zarr.open_group(str(path), mode="r").attrs)
+    if "windows" not in (attributes.get("muvit") or {}):
+        raise SourceError(
+            f"{path} is no annotation store of this package. Import its labels with "
+            "paint_labels into one that open_annotations(image) makes.", source=str(path),
+        )
+    return attributes
+
+
+def read_table(attributes: dict[str, Any]) -> ClassTable:
+    """The class table in `attributes`; empty where there is none."""
+    image_label = (attributes.get("ome") or {}).get("image-label") or {}
+    table = ClassTable.from_ngff(image_label, attributes["muvit"])
+    return table if table is not None else ClassTable((), UNLABELLED, None)
+
+
+def edit_attributes(
+    path: Path, muvit: dict[str, Any], table: ClassTable | None = None
+) -> dict[str, Any]:
+    """Change keys of the ``muvit`` block, and the class table, in one write."""
+    import zarr
+
+    group = zarr.open_group(str(path), mode="r+")
+    attributes = dict(group.attrs)
+    attributes["muvit"] = {**(attributes.get("muvit") or {}), **muvit}
+    if table is not None:
+        attributes["muvit"]["classes"] = table.to_dict()
+        ome = dict(attributes["ome"])
+        ome["image-label"] = {**(ome.get("image-label") or {}), **_image_label(table)}
+        attributes["ome"] = ome
+    group.attrs.put(attributes)
+    return attributes
+
+
+def _image_label(table: ClassTable) -> dict[str, Any]:
+    """Names and colours as NGFF 0.5 has them."""
+    return {
+        "colors": [
+            {"label-value": item.value, "rgba": [*bytes.fromhex(item.color[1:]), 255]}
+            for item in table.classes
+        ],
+        "properties": [{"label-value": item.value, "class": item.name} for item in table.classes],
+    }

@@ -1,0 +1,281 @@
+"""The arrays of an annotation store: set labels at any level, read them at any level.
+
+Pixel `i` of level `l` stands for the full-resolution pixels `i*l` to `(i+1)*l - 1` along each
+scaled axis. Label 0 is unlabelled. A coarse pixel shows the most frequent label among the
+labelled pixels below it, so that a thin stroke is still seen in the overview.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_muvit.data.stroke_log import Change, trim_change
+from napari_muvit.errors import InputError
+
+if TYPE_CHECKING:
+    import zarr
+
+Block = tuple[tuple[int, ...], tuple[int, ...]]
+"""First pixel and one past the last, of one array."""
+
+
+class LabelArrays:
+    """Arrays of one label image, each half as large as the one before along the scaled axes.
+
+    Parameters
+    ----------
+    arrays
+        Zarr arrays (*S), finest first.
+    levels
+        Downsampling factor of each array, each a multiple of the one before.
+    scaled_axes
+        Spatial axes that a level downsamples.
+    """
+
+    def __init__(
+        self, arrays: Sequence[zarr.Array], levels: Sequence[int], scaled_axes: Sequence[int]
+    ) -> None:
+        self.arrays = list(arrays)
+        self.levels = [int(level) for level in levels]
+        self.scaled_axes = tuple(scaled_axes)
+        self.shape: tuple[int, ...] = tuple(int(n) for n in self.arrays[0].shape)
+        self.dtype: np.dtype[Any] = np.dtype(self.arrays[0].dtype)
+
+    @classmethod
+    def halved(cls, arrays: Sequence[zarr.Array]) -> LabelArrays:
+        """The arrays of a store whose levels are those of `store_levels`."""
+        shape = arrays[0].shape
+        scaled = tuple(range(max(0, len(shape) - 2), len(shape)))
+        return cls(arrays, store_levels(shape, scaled)[: len(arrays)], scaled)
+
+    def factors(self, level: int) -> tuple[int, ...]:
+        """Downsampling factor of `level` along every axis."""
+        return tuple(level if a in self.scaled_axes else 1 for a in range(len(self.shape)))
+
+    def level_shape(self, level: int) -> tuple[int, ...]:
+        """Size of the whole image at `level`, level px."""
+        return tuple(
+            -(-n // f) for n, f in zip(self.shape, self.factors(level), strict=True)
+        )
+
+    def read(self, level: int, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+        """Labels of a block of `level`, (*size); 0 outside the image."""
+        index = max(i for i, own in enumerate(self.levels) if level % own == 0)
+        ratio = self.factors(level // self.levels[index])
+        array = self.arrays[index]
+        low = [s * r for s, r in zip(start, ratio, strict=True)]
+        high = [(s + n) * r for s, n, r in zip(start, size, ratio, strict=True)]
+        inside = tuple(
+            slice(min(max(a, 0), n), min(max(b, 0), n))
+            for a, b, n in zip(low, high, array.shape, strict=True)
+        )
+        labels = np.zeros([b - a for a, b in zip(low, high, strict=True)], self.dtype)
+        place = tuple(
+            slice(cut.start - a, cut.stop - a) for cut, a in zip(inside, low, strict=True)
+        )
+        if all(cut.stop > cut.start for cut in inside):
+            labels[place] = array[inside]
+        return most_frequent(labels, ratio)
+
+    def apply(self, change: Change) -> Iterator[list[tuple[Change, Change]]]:
+        """Set labels in every array, chunk by chunk; what changed, before and after.
+
+        Yields the changed full-resolution pixels of each chunk, then nothing more for each
+        coarse chunk. Setting the same labels again changes no pixel, but mends coarse arrays
+        that a crash left behind.
+        """
+        touched = []
+        for block in self._touched_blocks(change):
+            is_touched, pair = self._apply_block(change, block)
+            if is_touched:
+                touched.append(block)
+            yield [pair] if pair else []
+        for _ in self.update_coarse(touched):
+            yield []
+
+    def _touched_blocks(self, change: Change) -> Iterator[Block]:
+        factors = self.factors(change.level)
+        ends = np.add(change.start, change.mask.shape)
+        low = tuple(max(0, s * f) for s, f in zip(change.start, factors, strict=True))
+        high = tuple(
+            min(n, int(e) * f) for n, e, f in zip(self.shape, ends, factors, strict=True)
+        )
+        return chunk_blocks(low, high, self.arrays[0].chunks, self.shape)
+
+    def _apply_block(
+        self, change: Change, block: Block
+    ) -> tuple[bool, tuple[Change, Change] | None]:
+        """Whether the change sets pixels of the block, and those that it changed."""
+        factors = self.factors(change.level)
+        picked, inside = [], []
+        for axis, (low, high) in enumerate(zip(*block, strict=True)):
+            pixels = np.arange(low, high) // factors[axis] - change.start[axis]
+            valid = np.flatnonzero((pixels >= 0) & (pixels < change.mask.shape[axis]))
+            picked.append(pixels[valid])
+            inside.append(slice(int(valid[0]), int(valid[-1]) + 1))
+        mask = np.zeros([b - a for a, b in zip(*block, strict=True)], bool)
+        mask[tuple(inside)] = change.mask[np.ix_(*picked)]
+        if not mask.any():
+            return False, None
+        cut = tuple(slice(a, b) for a, b in zip(*block, strict=True))
+        before = np.asarray(self.arrays[0][cut])
+        after = before.copy()
+        if isinstance(change.labels, int):
+            after[mask] = change.labels
+        else:
+            view = after[tuple(inside)]
+            np.copyto(view, change.labels[np.ix_(*picked)], where=mask[tuple(inside)],
+                      casting="unsafe")
+        return True, self._store_block(cut, before, after)
+
+    def _store_block(
+        self, cut: tuple[slice, ...], before: NDArray[Any], after: NDArray[Any]
+    ) -> tuple[Change, Change] | None:
+        start = tuple(c.start for c in cut)
+        changed = before != after
+        old = trim_change(1, start, changed, before)
+        new = trim_change(1, start, changed, after)
+        if old is None or new is None:
+            return None
+        # The whole chunk in one call: written beside and renamed, never half done.
+        self.arrays[0][cut] = after
+        return old, new
+
+    def update_coarse(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Make coarse arrays agree with full-resolution `blocks`; yields each block made."""
+        dirty = list(blocks)
+        for index in range(1, len(self.arrays)):
+            ratio = self.factors(self.levels[index] // self.levels[index - 1])
+            dirty = self._coarser_blocks(dirty, ratio, self.arrays[index])
+            for low, high in dirty:
+                size = np.subtract(high, low)
+                labels = self.read_coarser(index, low, size.tolist(), ratio)
+                self.arrays[index][tuple(map(slice, low, high))] = labels
+                yield low, high
+
+    def read_coarser(
+        self, index: int, start: Sequence[int], size: Sequence[int], ratio: Sequence[int]
+    ) -> NDArray[Any]:
+        """A block of array `index`, made from the array before it."""
+        source = self.arrays[index - 1]
+        low = [s * r for s, r in zip(start, ratio, strict=True)]
+        high = [(s + n) * r for s, n, r in zip(start, size, ratio, strict=True)]
+        return most_frequent(np.asarray(source[tuple(map(slice, low, high))]), ratio)
+
+    @staticmethod
+    def _coarser_blocks(
+        blocks: Iterable[Block], ratio: Sequence[int], array: zarr.Array
+    ) -> list[Block]:
+        """The same places in a coarser array, one block for each chunk."""
+        merged: dict[tuple[int, ...], Block] = {}
+        for low, high in blocks:
+            coarse_low = tuple(a // r for a, r in zip(low, ratio, strict=True))
+            coarse_high = tuple(
+                min(n, -(-b // r)) for b, r, n in zip(high, ratio, array.shape, strict=True)
+            )
+            for chunk_low, chunk_high in chunk_blocks(
+                coarse_low, coarse_high, array.chunks, array.shape
+            ):
+                one = tuple(map(max, chunk_low, coarse_low))
+                two = tuple(map(min, chunk_high, coarse_high))
+                known = merged.get(chunk_low, (one, two))
+                merged[chunk_low] = (tuple(map(min, known[0], one)), tuple(map(max, known[1], two)))
+        return list(merged.values())
+
+    def stored_blocks(self, folder: Path) -> Iterator[Block]:
+        """Blocks of the full-resolution array whose chunks exist, below array folder `folder`."""
+        chunks = self.arrays[0].chunks
+        for file in sorted(folder.glob("/".join(["c", *["*"] * len(self.shape)]))):
+            names = file.relative_to(folder / "c").parts
+            if all(name.isdigit() for name in names):
+                low = tuple(int(name) * c for name, c in zip(names, chunks, strict=True))
+                high = tuple(min(a + c, n) for a, c, n in
+                             zip(low, chunks, self.shape, strict=True))
+                yield low, high
+
+    def count(self, blocks: Iterable[Block]) -> Counter[int]:
+        """Full-resolution pixels of every label but 0 in `blocks`."""
+        counts: Counter[int] = Counter()
+        for low, high in blocks:
+            labels = np.asarray(self.arrays[0][tuple(map(slice, low, high))])
+            for value, number in zip(*np.unique(labels, return_counts=True), strict=True):
+                if value:
+                    counts[int(value)] += int(number)
+        return counts
+
+
+def chunk_blocks(
+    low: Sequence[int], high: Sequence[int], chunks: Sequence[int], shape: Sequence[int]
+) -> Iterator[Block]:
+    """Whole chunks, cut at the array's end, that the block from `low` to `high` touches."""
+    ranges = [
+        range(a // c * c, b, c) if b > a else range(0)
+        for a, b, c in zip(low, high, chunks, strict=True)
+    ]
+    for start in itertools.product(*ranges):
+        yield start, tuple(min(a + c, n) for a, c, n in zip(start, chunks, shape, strict=True))
+
+
+def most_frequent(labels: NDArray[Any], ratio: Sequence[int]) -> NDArray[Any]:
+    """The most frequent label other than 0 of every `ratio` block, 0 where there is none.
+
+    Ties go to the lowest label. Blocks at the upper edge may be incomplete.
+
+    Parameters
+    ----------
+    labels
+        (*S) integer labels.
+    ratio
+        Size of a block along every axis.
+    """
+    if all(r == 1 for r in ratio):
+        return labels
+    padding = [(0, -n % r) for n, r in zip(labels.shape, ratio, strict=True)]
+    padded = np.pad(labels, padding) if any(after for _, after in padding) else labels
+    split = [n for size, r in zip(padded.shape, ratio, strict=True) for n in (size // r, r)]
+    inner = tuple(range(1, len(split), 2))
+    blocks = padded.reshape(split)
+    result = np.zeros([split[i] for i in range(0, len(split), 2)], labels.dtype)
+    best = np.zeros(result.shape, np.int64)
+    for value in np.unique(padded):
+        if value:
+            count = np.count_nonzero(blocks == value, axis=inner)
+            better = count > best
+            result[better] = value
+            best[better] = count[better]
+    return result
+
+
+def store_levels(
+    shape: Sequence[int], scaled_axes: Sequence[int], smallest: int = 512
+) -> list[int]:
+    """Levels 1, 2, 4, ... down to an overview of at most `smallest` pixels along scaled axes."""
+    longest = max(shape[axis] for axis in scaled_axes)
+    halvings = max(0, math.ceil(math.log2(longest / smallest)))
+    return [2**power for power in range(halvings + 1)]
+
+
+def parse_level(level: float, shape: Sequence[int], scaled_axes: Sequence[int]) -> int:
+    """A window's level as a whole number.
+
+    Raises
+    ------
+    InputError
+        If it is not a whole number of at least 1, or larger than the image.
+    """
+    longest = max(shape[axis] for axis in scaled_axes)
+    if not float(level).is_integer() or not 1 <= level <= longest:
+        raise InputError(
+            f"level is {level}; annotations are painted at whole downsampling factors from 1 to "
+            f"{longest}, the image's longest side. Pass for example 4."
+        )
+    return int(level)
+

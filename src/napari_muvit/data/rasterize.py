@@ -1,0 +1,319 @@
+"""Polygons, dense labels and instance labels become painted labels.
+
+A pixel belongs to a polygon if its centre does, by the even-odd rule over all its rings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_muvit.errors import InputError
+from napari_muvit.geometry import aligned_offset, first_pixel
+
+if TYPE_CHECKING:
+    from napari_muvit.data.annotations import AnnotationStore
+
+BLOCK = 2048
+"""Side of the blocks that are painted at once, px."""
+
+FLUSH_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """One class's area in one plane: outer rings and holes, by the even-odd rule.
+
+    Attributes
+    ----------
+    rings
+        Each (n, 2) float64 corners (y, x), world px; the last joins the first.
+    value
+        Label of the class.
+    plane
+        Index along z, for volumes.
+    """
+
+    rings: tuple[NDArray[np.float64], ...]
+    value: int
+    plane: int = 0
+
+    @property
+    def box(self) -> NDArray[np.float64]:
+        """(2, 2) lowest and highest corner, world px."""
+        corners = np.concatenate(self.rings)
+        return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+def fill_rings(
+    rings: Iterable[ArrayLike], start: Sequence[int], size: Sequence[int], level: int = 1
+) -> NDArray[np.bool_]:
+    """Pixels whose centres lie inside `rings` by the even-odd rule, (*size) bool.
+
+    Parameters
+    ----------
+    rings
+        Each (n, 2) corners (y, x), world px.
+    start, size
+        The block, in pixels of `level`, (2,) each.
+    """
+    height, width = size
+    # World to pixels of the block, where pixel i has its centre at i.
+    shift = float(aligned_offset(level)) + level * np.asarray(start, np.float64)
+    flips = np.zeros((height, width + 1), np.int32)
+    for ring in rings:
+        corners = (np.asarray(ring, np.float64) - shift) / level
+        _flip_edges(flips, corners, np.roll(corners, -1, axis=0))
+    inside: NDArray[np.bool_] = np.cumsum(flips, axis=1)[:, :width] % 2 == 1
+    return inside
+
+
+def _flip_edges(
+    flips: NDArray[np.int32], begin: NDArray[np.float64], end: NDArray[np.float64]
+) -> None:
+    """Add, in each row an edge crosses, one at the first pixel to the right of the crossing."""
+    height, width = flips.shape[0], flips.shape[1] - 1
+    low, high = np.minimum(begin[:, 0], end[:, 0]), np.maximum(begin[:, 0], end[:, 0])
+    # Half open, so that a corner on a row counts for one of its two edges.
+    first = np.clip(np.ceil(low), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(high), 0, height).astype(np.int64)
+    number = last - first
+    edge = np.repeat(np.arange(len(begin)), number)
+    if not len(edge):
+        return
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(number) - number, number) + first[edge]
+    slope = (end[edge, 1] - begin[edge, 1]) / (end[edge, 0] - begin[edge, 0])
+    crossing = begin[edge, 1] + (row - begin[edge, 0]) * slope
+    column = np.clip(np.ceil(crossing), 0, width).astype(np.int64)
+    np.add.at(flips, (row, column), 1)
+
+
+def paint_polygons(store: AnnotationStore, polygons: Iterable[Polygon], level: int = 1) -> int:
+    """Paint polygons into a store, later ones over earlier ones; returns the edit's number.
+
+    Parameters
+    ----------
+    level
+        Downsampling factor at which edges are drawn; 1 is exact.
+    """
+    blocks: dict[tuple[int, ...], list[Polygon]] = {}
+    for polygon in polygons:
+        _check_rings(polygon)
+        for place in _touched_blocks(store, polygon, level):
+            blocks.setdefault(place, []).append(polygon)
+    edit: int | None = None
+    for number, ((plane, top, left), inside) in enumerate(sorted(blocks.items(), key=_block_key)):
+        labels = _draw_block(store, inside, (top, left), level)
+        if labels.any():
+            flat = (plane,) if len(store.shape) == 3 else ()
+            labels = labels.reshape((1,) * len(flat) + labels.shape)
+            edit = store.write(level, (*flat, top, left), labels > 0, labels, edit)
+        if number % FLUSH_BLOCKS == FLUSH_BLOCKS - 1:
+            store.flush()  # so that what waits to be written stays small
+    store.flush()
+    return -1 if edit is None else edit
+
+
+def _block_key(item: tuple[tuple[int, ...], list[Polygon]]) -> tuple[int, ...]:
+    return item[0]
+
+
+def _draw_block(
+    store: AnnotationStore, polygons: Sequence[Polygon], start: tuple[int, int], level: int
+) -> NDArray[Any]:
+    """Labels of one block of `level`, each polygon drawn only where its box is."""
+    limit = np.minimum(np.add(start, BLOCK), store.arrays.level_shape(level)[-2:])
+    labels = np.zeros(limit - start, store.arrays.dtype)
+    for polygon in polygons:
+        low, high = _pixel_range(polygon, level)
+        low, high = np.maximum(low, start), np.minimum(high, limit)
+        if (high > low).all():
+            inside = fill_rings(polygon.rings, low.tolist(), (high - low).tolist(), level)
+            cut = tuple(map(slice, low - start, high - start))
+            labels[cut][inside] = polygon.value
+    return labels
+
+
+def _pixel_range(polygon: Polygon, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixel of `level`, and one past the last, that a polygon may touch; (2,) each."""
+    low = np.floor((polygon.box[0] + 0.5) / level).astype(np.int64)
+    high = np.ceil((polygon.box[1] + 0.5) / level).astype(np.int64) + 1
+    return low, high
+
+
+def _check_rings(polygon: Polygon) -> None:
+    for ring in polygon.rings:
+        if ring.ndim != 2 or ring.shape[1] != 2 or not np.isfinite(ring).all():
+            raise InputError(
+                f"a polygon's ring has shape {ring.shape}; rings are (n, 2) finite corners "
+                "(y, x) in world px. Pass the corners in one plane."
+            )
+    if polygon.value < 1:
+        raise InputError(
+            f"a polygon has the label {polygon.value}; classes have values from 1, and 0 is "
+            "unlabelled. Give it a class of the store."
+        )
+
+
+def _touched_blocks(
+    store: AnnotationStore, polygon: Polygon, level: int
+) -> Iterator[tuple[int, int, int]]:
+    """Plane, first row and first column of the blocks that a polygon's box touches."""
+    shape = store.arrays.level_shape(level)
+    low, high = (np.clip(edge, 0, shape[-2:]) for edge in _pixel_range(polygon, level))
+    for top in range(int(low[0]) // BLOCK * BLOCK, int(high[0]), BLOCK):
+        for left in range(int(low[1]) // BLOCK * BLOCK, int(high[1]), BLOCK):
+            yield polygon.plane, top, left
+
+
+def paint_labels(
+    store: AnnotationStore, labels: Any, values: Mapping[int, int] | None = None, *,
+    level: int = 1, corner: ArrayLike | None = None, unlabelled: int | None = None,
+    background: int | None = None,
+) -> int:
+    """Paint a dense label image into a store; returns the edit's number.
+
+    In foreign label images 0 is background, unless `unlabelled` says that it is not judged.
+
+    Parameters
+    ----------
+    labels
+        (*S) integers in memory, dask or zarr; or a label `Pyramid`, of which the finest
+        array is taken.
+    values
+        From the labels' values to those of the store; others are left out. By default every
+        value stands for itself, and 0 for the store's background class.
+    level, corner
+        Whole downsampling factor of the array, and lower outer edge, world px; the whole
+        image by default.
+    unlabelled
+        Value that means not judged and is not painted.
+    background
+        Value that means background in `labels`; 0 by default.
+    """
+    array, level = _as_array(labels, level)
+    _check_integers(array)
+    start = _first_pixel_of(store, level, corner)
+    background = 0 if background is None and unlabelled != 0 else background
+    edit: int | None = None
+    for low, block in iterate_blocks(array):
+        mapped, mask = _map_values(block, store, values, unlabelled, background)
+        if mask.any():
+            place = tuple(int(a + b) for a, b in zip(start, low, strict=True))
+            edit = store.write(level, place, mask, mapped, edit)
+            store.flush()
+    return -1 if edit is None else edit
+
+
+def paint_instances(
+    store: AnnotationStore, labels: Any, value: int, *, level: int = 1,
+    corner: ArrayLike | None = None, background: int | None = None,
+) -> int:
+    """Paint everything above 0 of an instance label image as the class `value`.
+
+    The rest is painted as `background` where that is given, and left alone otherwise.
+    Returns the edit's number.
+    """
+    array, level = _as_array(labels, level)
+    _check_integers(array)
+    start = _first_pixel_of(store, level, corner)
+    edit: int | None = None
+    for low, block in iterate_blocks(array):
+        inside = block > 0
+        mask = np.ones_like(inside) if background is not None else inside
+        if mask.any():
+            place = tuple(int(a + b) for a, b in zip(start, low, strict=True))
+            painted = np.where(inside, value, background or 0)
+            edit = store.write(level, place, mask, painted, edit)
+            store.flush()
+    return -1 if edit is None else edit
+
+
+def _map_values(
+    block: NDArray[Any], store: AnnotationStore, values: Mapping[int, int] | None,
+    unlabelled: int | None, background: int | None,
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The store's labels for a block of foreign ones, and which pixels have one."""
+    mapped = np.zeros(block.shape, np.int64)
+    mask = np.zeros(block.shape, bool)
+    for found in np.unique(block).tolist():
+        if found == unlabelled:
+            continue
+        if values is not None:
+            value = values.get(found)
+        elif found == background:
+            value = store.classes.background
+        else:
+            value = found
+        if value is not None:
+            here = block == found
+            mapped[here], mask[here] = value, True
+    if mask.any() and not 0 <= mapped.min() <= mapped.max() <= np.iinfo(store.arrays.dtype).max:
+        raise InputError(
+            f"the label image has values up to {mapped.max()}; the store holds classes from 1 to "
+            "255. Import instances with paint_instances, or pass values to map them."
+        )
+    return mapped, mask
+
+
+def _as_array(labels: Any, level: int) -> tuple[Any, int]:
+    """The array to read, and its level: for a pyramid the finest and its own factor."""
+    if not hasattr(labels, "spatial_shape"):
+        return labels, level
+    factors = {round(f, 6) for f in labels.factors[0][-2:]}
+    if len(factors) != 1 or not next(iter(factors)).is_integer():
+        raise InputError(
+            f"labels {labels.name!r} have factors {labels.factors[0]}; they need one whole factor. "
+            "Pass an array and its level."
+        )
+    return PyramidArray(labels), level * int(next(iter(factors)))
+
+
+class PyramidArray:
+    """The finest array of a label pyramid as something to index, without its channel axis."""
+
+    def __init__(self, pyramid: Any, index: int = 0) -> None:
+        self._pyramid, self._index = pyramid, index
+        self.dtype = pyramid.dtype
+        self.shape = tuple(int(n) for n in pyramid.array_shapes[index])
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, cut: tuple[slice, ...]) -> NDArray[Any]:
+        start = [c.start for c in cut]
+        size = [c.stop - c.start for c in cut]
+        block: NDArray[Any] = self._pyramid.read(self._index, start, size)[0]
+        return block
+
+
+def _check_integers(array: Any) -> None:
+    if np.dtype(array.dtype).kind not in "iub":
+        raise InputError(
+            f"labels are of type {array.dtype}; label images hold whole numbers. Convert them, "
+            "for example with labels.astype('uint8')."
+        )
+
+
+def _first_pixel_of(
+    store: AnnotationStore, level: int, corner: ArrayLike | None
+) -> tuple[int, ...]:
+    if corner is None:
+        return (0,) * len(store.shape)
+    factors = np.asarray(store.arrays.factors(level))
+    return tuple(first_pixel(corner, factors, aligned_offset(factors)).tolist())
+
+
+def iterate_blocks(array: Any, side: int = BLOCK) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
+    """Start and content of blocks that cover an array (*S) once; one plane at a time."""
+    steps = [1] * (array.ndim - 2) + [side, side]
+    grid = [math.ceil(n / step) for n, step in zip(array.shape, steps, strict=True)]
+    for place in np.ndindex(*grid):
+        start = tuple(p * step for p, step in zip(place, steps, strict=True))
+        cut = tuple(
+            slice(s, min(s + step, n)) for s, step, n in zip(start, steps, array.shape, strict=True)
+        )
+        yield start, np.asarray(array[cut])

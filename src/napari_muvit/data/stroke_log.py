@@ -1,0 +1,157 @@
+"""Changes of an annotation store, on disk before they are in the image, so none is half done.
+
+The log is one append-only file of records, each with length and checksum. A record sets labels
+in one block of one level; setting them again changes nothing, so after a crash the whole log is
+replayed in order and then emptied. A record that a crash cut short fails its checksum and
+was never promised.
+
+Record: ``MVS1``, length and CRC-32 of the body (little endian), body = zlib of a JSON line
+(level, start, shape, dtype, value) followed by the packed mask and, where the labels differ
+among each other, the masked labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAGIC = b"MVS1"
+_HEADER = struct.Struct("<4sII")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Labels set in one block of one level.
+
+    Attributes
+    ----------
+    level
+        Downsampling factor of the block's pixels; each stands for all pixels below it.
+    start
+        First pixel of the block, level px, (A,).
+    mask
+        (*S) bool: which pixels are set.
+    labels
+        (*S) integer labels, or a single one for all.
+    """
+
+    level: int
+    start: tuple[int, ...]
+    mask: NDArray[np.bool_]
+    labels: NDArray[Any] | int
+
+    def values(self) -> NDArray[Any] | int:
+        """Labels of the masked pixels in raster order, or the one they share."""
+        return self.labels if isinstance(self.labels, int) else self.labels[self.mask]
+
+
+def trim_change(level: int, start: Iterable[int], mask: NDArray[np.bool_],
+                labels: NDArray[Any] | int) -> Change | None:
+    """A change cut to the smallest block that holds every set pixel; None if there is none."""
+    bounds = []
+    for axis in range(mask.ndim):
+        others = tuple(a for a in range(mask.ndim) if a != axis)
+        found = np.flatnonzero(mask.any(axis=others))
+        if not len(found):
+            return None
+        bounds.append((int(found[0]), int(found[-1]) + 1))
+    cut = tuple(slice(low, high) for low, high in bounds)
+    place = tuple(int(s) + low for s, (low, _) in zip(start, bounds, strict=True))
+    kept = labels if isinstance(labels, int) else labels[cut]
+    inside = mask[cut]
+    if not isinstance(kept, int):
+        set_labels = kept[inside]
+        kept = int(set_labels[0]) if (set_labels == set_labels[0]).all() else kept.copy()
+    return Change(level, place, inside.copy(), kept)
+
+
+def encode(change: Change) -> bytes:
+    """One record of the log."""
+    values = change.values()
+    head: dict[str, Any] = {
+        "level": change.level, "start": change.start, "shape": change.mask.shape,
+    }
+    data = np.packbits(change.mask).tobytes()
+    if isinstance(values, int):
+        head["value"] = values
+    else:
+        head["dtype"] = values.dtype.str
+        data += values.tobytes()
+    body = zlib.compress(json.dumps(head).encode("utf-8") + b"\n" + data, 1)
+    return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def decode(body: bytes) -> Change:
+    """The change in the body of a record."""
+    line, _, data = zlib.decompress(body).partition(b"\n")
+    head = json.loads(line)
+    shape = tuple(head["shape"])
+    count = int(np.prod(shape))
+    packed = np.frombuffer(data, np.uint8, (count + 7) // 8)
+    mask = np.unpackbits(packed, count=count).astype(bool).reshape(shape)
+    labels: NDArray[Any] | int
+    if "value" in head:
+        labels = int(head["value"])
+    else:
+        labels = np.zeros(shape, np.dtype(head["dtype"]))
+        labels[mask] = np.frombuffer(data, labels.dtype, offset=len(packed))
+    return Change(int(head["level"]), tuple(head["start"]), mask, labels)
+
+
+class StrokeLog:
+    """The log file of one store, opened for appending.
+
+    Parameters
+    ----------
+    path
+        The file; made when the first record is written, removed when it is emptied.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def append(self, changes: Iterable[Change]) -> None:
+        """Write records and wait until they are on the disk."""
+        rest = memoryview(b"".join(encode(change) for change in changes))
+        with self.path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                while rest:
+                    rest = rest[file.write(rest):]
+                os.fsync(file.fileno())
+            except OSError:
+                # What is written behind a torn record would never be read again.
+                file.truncate(end)
+                raise
+
+    def read(self) -> Iterator[Change]:
+        """The whole records in order; ends at the first one that a crash cut short."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            while len(header := file.read(_HEADER.size)) == _HEADER.size:
+                magic, length, checksum = _HEADER.unpack(header)
+                body = file.read(length) if magic == _MAGIC else b""
+                if magic != _MAGIC or len(body) != length or zlib.crc32(body) != checksum:
+                    return
+                yield decode(body)
+
+    def clear(self) -> None:
+        """Forget all records: they are in the image now."""
+        if self.path.exists():
+            os.truncate(self.path, 0)
+
+    def remove(self) -> None:
+        """Remove the file; on Windows an empty one stays while another process reads it."""
+        with contextlib.suppress(PermissionError):
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,218 @@
+"""The thread that brings changes to the disk: first to the log, then into the image."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from napari_muvit.data.label_arrays import LabelArrays
+from napari_muvit.data.stroke_log import Change, StrokeLog, decode, encode, trim_change
+from napari_muvit.errors import MuvitError
+
+RETRY_SECONDS = 0.5
+"""Pause before a failed write is tried again."""
+
+FLUSH_SECONDS = 600.0
+"""Longest that `flush` waits for everything to be in the image."""
+
+UNDO_BYTES = 256 << 20
+"""Memory for undo; the oldest changes are forgotten first."""
+
+
+class WriteError(MuvitError, OSError):
+    """Strokes cannot be written at the moment; they are kept and tried again."""
+
+
+class UndoHistory:
+    """What each edit changed at full resolution, compressed, within a memory budget."""
+
+    def __init__(self, max_bytes: int = UNDO_BYTES) -> None:
+        self._edits: OrderedDict[int, list[tuple[bytes, bytes]]] = OrderedDict()
+        self._forgotten: set[int] = set()
+        self._bytes = 0
+        self._max_bytes = max_bytes
+
+    def __contains__(self, edit: int) -> bool:
+        return edit in self._edits
+
+    def add(self, edit: int, pairs: Iterable[tuple[Change, Change]]) -> None:
+        """Remember what `edit` changed, before and after; an edit may come in parts."""
+        if edit in self._forgotten:
+            return  # half an edit cannot be undone
+        packed = [(encode(before), encode(after)) for before, after in pairs]
+        self._edits.setdefault(edit, []).extend(packed)
+        self._bytes += sum(len(a) + len(b) for a, b in packed)
+        while self._bytes > self._max_bytes and self._edits:
+            oldest, dropped = self._edits.popitem(last=False)
+            self._forgotten.add(oldest)
+            self._bytes -= sum(len(a) + len(b) for a, b in dropped)
+
+    def changes_back(self, edit: int, arrays: LabelArrays) -> list[Change]:
+        """Changes that restore the pixels that still hold what `edit` wrote."""
+        changes = []
+        for packed_before, packed_after in reversed(self._edits.get(edit, [])):
+            before, after = _unpack(packed_before), _unpack(packed_after)
+            current = arrays.read(1, after.start, after.mask.shape)
+            mask = after.mask & (current == after.labels)
+            change = trim_change(1, before.start, mask, before.labels)
+            if change is not None:
+                changes.append(change)
+        return changes
+
+
+def _unpack(record: bytes) -> Change:
+    # A record is its header of 12 bytes and the body.
+    return decode(record[12:])
+
+
+class StrokeWriter:
+    """Takes changes from any thread at once, and writes them in the background.
+
+    Parameters
+    ----------
+    arrays, log
+        Where changes go.
+    on_idle
+        Called by the thread about once a second, for heartbeats.
+    """
+
+    def __init__(
+        self, arrays: LabelArrays, log: StrokeLog, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
+        self.history = UndoHistory()
+        self.lock = threading.RLock()
+        self.counts: dict[int, int] | None = None
+        self._arrays, self._log, self._on_idle = arrays, log, on_idle
+        self._condition = threading.Condition()
+        self._waiting: deque[tuple[int, list[Change]]] = deque()
+        self._error: Exception | None = None
+        self._stopping = False
+        self._num_logged = 0
+        self._thread = threading.Thread(target=self._work, name="annotation writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the last write failed, until one succeeds."""
+        return self._error
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether something is not yet in the image."""
+        return bool(self._waiting)
+
+    def put(self, edit: int, changes: Iterable[Change]) -> None:
+        """Hand over changes of one edit; returns at once."""
+        with self._condition:
+            if self._stopping:
+                raise MuvitError(
+                    "the annotation store is closed; nothing can be painted. Open it again."
+                )
+            self._waiting.append((edit, list(changes)))
+            self._condition.notify_all()
+
+    def flush(self, timeout: float = FLUSH_SECONDS) -> None:
+        """Wait until everything handed over is in the image.
+
+        Raises
+        ------
+        WriteError
+            If writing fails, for example because the disk is full. Nothing is lost: the
+            changes are kept, and writing is tried again.
+        """
+        deadline = time.monotonic() + timeout
+        with self._condition:
+            self._error = None
+            self._condition.notify_all()
+            while self._waiting and self._error is None:
+                if not self._condition.wait(deadline - time.monotonic()):
+                    break
+            error, left = self._error, len(self._waiting)
+        if error is not None:
+            raise WriteError(
+                f"annotations cannot be written ({error}). They are kept in memory and tried "
+                "again; make room on the disk or restore access to the folder."
+            ) from error
+        if left:
+            raise WriteError(
+                f"{left} changes are not written after {timeout:.0f} s; the disk is too slow. "
+                "They go on being written; wait before closing."
+            )
+
+    def stop(self) -> None:
+        """End the thread; call `flush` first to be told of errors."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        # The garbage collector may end a forgotten store on the writer's own thread.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                if not self._waiting and not self._stopping:
+                    self._condition.wait(1.0)
+                if not self._waiting and self._stopping:
+                    return
+                batch = list(self._waiting)
+            try:
+                self._on_idle()
+                if batch:
+                    self._write(batch)
+            except Exception as error:  # noqa: BLE001 - flush and `error` tell it; nothing is lost
+                self._fail(error)
+                if self._stopping:
+                    return
+
+    def _write(self, batch: list[tuple[int, list[Change]]]) -> None:
+        # A batch that is tried again may have grown; only the new part goes to the log.
+        self._log.append(change for _, changes in batch[self._num_logged:] for change in changes)
+        self._num_logged = len(batch)
+        # From here on the strokes survive this process.
+        for edit, changes in batch:
+            self._apply(edit, changes)
+        self._log.clear()
+        with self._condition:
+            for _ in batch:
+                self._waiting.popleft()
+            self._num_logged = 0
+            self._error = None
+            self._condition.notify_all()
+
+    def _apply(self, edit: int, changes: list[Change]) -> None:
+        for change in changes:
+            steps = self._arrays.apply(change)
+            while True:
+                # One chunk at a time, so that readers wait for a chunk and not for a stroke.
+                with self.lock:
+                    pairs = next(steps, None)
+                    if pairs is None:
+                        break
+                    self.history.add(edit, pairs)
+                    for before, after in pairs:
+                        self._count(before, -1)
+                        self._count(after, 1)
+
+    def _count(self, change: Change, sign: int) -> None:
+        if self.counts is None:
+            return
+        values = change.values()
+        if isinstance(values, int):
+            found: Iterable[tuple[Any, Any]] = [(values, np.count_nonzero(change.mask))]
+        else:
+            found = zip(*np.unique(values, return_counts=True), strict=True)
+        for value, number in found:
+            self.counts[int(value)] = self.counts.get(int(value), 0) + sign * int(number)
+
+    def _fail(self, error: Exception) -> None:
+        with self._condition:
+            self._error = error
+            self._condition.notify_all()
+            if not self._stopping:
+                self._condition.wait(RETRY_SECONDS)
