@@ -1,0 +1,269 @@
+"""Stage 6 of 7: an image and a model become a job, everything a worker needs to compute tiles.
+
+Axis letters: L levels, A spatial axes, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_muvit.data.normalize import Normalization, NormalizationRule, measure
+from napari_muvit.data.tissue import tissue_places
+from napari_muvit.errors import ChannelError, InputError, MuvitWarning
+from napari_muvit.geometry import FloatArray, default_scaled_axes
+from napari_muvit.inference.predictor import ModelSource, ModelSpec, Predictor
+from napari_muvit.inference.tiles import BoolArray, TilePlan, choose_block, tile_step
+
+if TYPE_CHECKING:
+    from napari_muvit.data.places import PlaceMap
+    from napari_muvit.data.pyramid import Pyramid
+
+SAME_SIZE = 0.02
+"""Pixel sizes that differ by less than this share count as equal."""
+
+FAR_SIZE = 4.0
+"""Pixel sizes that differ more than this many times are worth a warning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What to predict, and with what; picklable.
+
+    Attributes
+    ----------
+    pyramid, model
+        The image, and the model or where to load it.
+    plan
+        Tiles, cells and blocks.
+    normalization
+        The image's own offset and scale.
+    unit
+        World px in one full-resolution pixel of the training images.
+    cells
+        Which cells to predict; the others are left unlabelled and cost nothing.
+    batch_size
+        Tiles in one call of the model.
+    """
+
+    pyramid: Pyramid
+    model: ModelSource | Predictor
+    plan: TilePlan
+    normalization: Normalization
+    unit: float
+    scaled_axes: tuple[int, ...]
+    cells: BoolArray
+    batch_size: int = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model reads and means."""
+        return self.model.spec
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for jobs with equal output: same image, weights, plan, cells and averaging."""
+        digest = hashlib.sha256()
+        average = getattr(self.model, "average", 1)
+        facts = (self.pyramid.fingerprint, self.spec.fingerprint, repr(self.plan), self.unit,
+                 self.scaled_axes, repr(self.normalization.to_dict()), average)
+        digest.update(repr(facts).encode())
+        digest.update(np.packbits(self.cells).tobytes())
+        return digest.hexdigest()[:24]
+
+    @property
+    def output_scale(self) -> tuple[float, ...]:
+        """World px of an output pixel along each axis."""
+        return self.plan.scales[0]
+
+    @property
+    def output_offset(self) -> tuple[float, ...]:
+        """World position of the centre of output pixel 0."""
+        pairs = zip(self.plan.lowers[0], self.plan.scales[0], strict=True)
+        return tuple(lower + scale / 2 for lower, scale in pairs)
+
+
+def plan_job(
+    pyramid: Pyramid, model: ModelSource | Predictor, *, overlap: float = 0.25,
+    blend: bool = True, tissue: str = "auto", roi: ArrayLike | None = None,
+    batch_size: int | None = None,
+) -> Job:
+    """The job of predicting `pyramid` with `model`.
+
+    Parameters
+    ----------
+    overlap
+        Share of a tile that neighbours have in common.
+    tissue
+        ``auto``, ``none``, or the path of a mask at any resolution.
+    roi
+        (2, A) world px: predict only cells that touch this box.
+    batch_size
+        Tiles in one call of the model; 1 on a CPU and 8 elsewhere by default.
+
+    Raises
+    ------
+    InputError
+        If the image has another number of spatial axes or channels than the model reads.
+    """
+    spec = model.spec
+    check_image(pyramid, spec)
+    scaled_axes = spec.scaled_axes or default_scaled_axes(spec.ndim)
+    levels, unit = match_levels(pyramid, spec, scaled_axes)
+    plan = make_plan(pyramid, spec, levels, scaled_axes, overlap=overlap, blend=blend)
+    places = tissue_places(tissue, pyramid)
+    cells = cells_in(plan, places)
+    if roi is not None:
+        cells &= cells_in(plan, _box_places(roi, pyramid))
+    return Job(
+        pyramid, model, plan, _measure(spec, pyramid), unit, tuple(scaled_axes), cells,
+        default_batch(model) if batch_size is None else batch_size,
+    )
+
+
+def check_image(pyramid: Pyramid, spec: ModelSpec) -> None:
+    """Refuse an image that the model cannot read."""
+    if pyramid.ndim != spec.ndim:
+        raise InputError(
+            f"image {pyramid.name!r} has {pyramid.ndim} spatial axes and the model {spec.ndim}. "
+            "Choose a plane with z, or a model that was trained on such images."
+        )
+    if int(pyramid.shape[0]) != spec.in_channels:
+        names = f" ({', '.join(spec.channel_names)})" if spec.channel_names else ""
+        raise ChannelError(
+            f"image {pyramid.name!r} has {pyramid.shape[0]} channels; the model was trained on "
+            f"{spec.in_channels}{names}. Choose as many with channels, in that order."
+        )
+
+
+def match_levels(
+    pyramid: Pyramid, spec: ModelSpec, scaled_axes: tuple[int, ...]
+) -> tuple[tuple[float, ...], float]:
+    """Levels to read so that the model sees its training resolution, and the unit.
+
+    The unit is the number of this image's full-resolution pixels in one of the training
+    images'. A level finer than the image magnifies it.
+    """
+    ratio = size_ratio(pyramid, spec, scaled_axes)
+    if ratio is None or abs(ratio - 1) < SAME_SIZE:
+        return tuple(float(level) for level in spec.levels), 1.0
+    if not 1 / FAR_SIZE < ratio < FAR_SIZE:
+        here = spec.pixel_size[-1] / ratio if spec.pixel_size else 1.0
+        warnings.warn(
+            f"image {pyramid.name!r} has pixels of {here:.3g} um and the model was trained at "
+            f"{here * ratio:.3g} um; the image is resampled {ratio:.3g}-fold to match. Check the "
+            "unit in the image's metadata.", MuvitWarning, stacklevel=3,
+        )
+    return tuple(round(level * ratio, 6) for level in spec.levels), ratio
+
+
+def size_ratio(
+    pyramid: Pyramid, spec: ModelSpec, scaled_axes: tuple[int, ...]
+) -> float | None:
+    """Pixel size of the training images over this image's; None where one is unknown."""
+    sizes = pyramid.pixel_size
+    here = sizes[0] if sizes else None
+    if spec.pixel_size is None:
+        return None
+    if here is None:
+        warnings.warn(
+            f"image {pyramid.name!r} does not say how large its pixels are; the model was trained "
+            f"at {spec.pixel_size[-1]:.4g} um, and the same is assumed here.",
+            MuvitWarning, stacklevel=4,
+        )
+        return None
+    ratios = [spec.pixel_size[axis] / here[axis] for axis in scaled_axes]
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def make_plan(
+    pyramid: Pyramid, spec: ModelSpec, levels: tuple[float, ...], scaled_axes: tuple[int, ...], *,
+    overlap: float, blend: bool,
+) -> TilePlan:
+    """Tiles over the grid of ``levels[0]``, of size ceil(image / level)."""
+    scales, lowers = level_grids(pyramid, levels, scaled_axes)
+    extent = np.asarray(pyramid.extent, dtype=np.float64)
+    counts = (extent[1] - extent[0]) / scales[0]
+    shape = tuple(max(1, math.ceil(round(float(n), 6))) for n in counts)
+    step = tile_step(spec.crop_size, overlap)
+    block = choose_block(step, shape, 4 * len(spec.class_table))
+    lower, upper = (tuple(float(v) for v in edge) for edge in extent)
+    return TilePlan(
+        levels, _rows(scales), _rows(lowers), (lower, upper), shape, spec.crop_size, step, block,
+        blend,
+    )
+
+
+def _rows(values: FloatArray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(v) for v in row) for row in values)
+
+
+def level_grids(
+    pyramid: Pyramid, levels: tuple[float, ...], scaled_axes: tuple[int, ...]
+) -> tuple[FloatArray, FloatArray]:
+    """Pixel size, and lower outer edge of pixel 0, of each level's grid: (L, A) twice, world px.
+
+    An array near a level serves it with its own factor, and then tiles follow that.
+    """
+    grids = [pyramid.level_grid(level, scaled_axes) for level in levels]
+    scales = np.asarray([grid.factor for grid in grids], dtype=np.float64)
+    return scales, np.asarray([grid.offset for grid in grids], dtype=np.float64) - scales / 2
+
+
+def cells_in(plan: TilePlan, places: PlaceMap) -> BoolArray:
+    """Cells of the plan that touch any of the places."""
+    held = places.mask
+    scale, lower = np.asarray(plan.scales[0]), np.asarray(plan.lowers[0])
+    for axis, count in enumerate(plan.num_cells):
+        edges = np.minimum(np.arange(count + 1) * plan.step[axis], plan.shape[axis])
+        world = np.clip(
+            lower[axis] + edges * scale[axis], places.bounds[0, axis], places.bounds[1, axis]
+        )
+        spots = np.round((world - places.origin[axis]) / places.cell[axis], 6)
+        first = np.clip(np.floor(spots[:-1]).astype(int), 0, held.shape[axis])
+        past = np.clip(np.ceil(spots[1:]).astype(int), first, held.shape[axis])
+        counts = np.insert(np.cumsum(held, axis=axis, dtype=np.int64), 0, 0, axis=axis)
+        held = np.take(counts, past, axis=axis) > np.take(counts, first, axis=axis)
+        held = held & _along(world[1:] > world[:-1], axis, held.ndim)
+    return held
+
+
+def _along(values: NDArray[np.bool_], axis: int, ndim: int) -> NDArray[np.bool_]:
+    return values.reshape([-1 if a == axis else 1 for a in range(ndim)])
+
+
+def _box_places(roi: ArrayLike, pyramid: Pyramid) -> PlaceMap:
+    from napari_muvit.data.places import PlaceMap
+
+    box = np.asarray(roi, dtype=np.float64)
+    if box.shape != (2, pyramid.ndim) or not (box[1] > box[0]).all():
+        raise InputError(
+            f"roi is {np.asarray(roi).tolist()}; it must be [[low, ...], [high, ...]] in "
+            f"full-resolution pixels, {pyramid.ndim} numbers each."
+        )
+    return PlaceMap.everywhere(pyramid.extent).within(box)
+
+
+def _measure(spec: ModelSpec, pyramid: Pyramid) -> Normalization:
+    rule = NormalizationRule.from_dict(spec.normalization or {"kind": "none"})
+    return measure(rule, pyramid)
+
+
+def default_batch(model: ModelSource | Predictor) -> int:
+    """Tiles in one call: batches only pay where a device has cores to spare."""
+    device = getattr(model, "device", "cpu")
+    if device == "auto":
+        from napari_muvit.inference.predictor import choose_device
+
+        device = choose_device("auto")
+    return 1 if str(device) == "cpu" else 8

@@ -1,0 +1,101 @@
+"""Stage 6 of 7: an image with more axes than the model reads becomes one image per plane.
+
+A 2D model predicts every plane of a volume and every time point; a 3D model every time point.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari_muvit.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_muvit.data.pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Images of equal shape and where they stand.
+
+    Attributes
+    ----------
+    axes
+        Letters of the axes that planes stand along, a part of ``"tz"``.
+    shape
+        Number of planes along each of them.
+    pyramids
+        One for each plane, in raster order.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    pyramids: tuple[Pyramid, ...]
+
+    @property
+    def indices(self) -> list[tuple[int, ...]]:
+        """Place of each plane."""
+        return list(itertools.product(*(range(n) for n in self.shape)))
+
+
+def open_planes(
+    source: Any, ndim: int, *, channels: Any = None, t: int | None = None, z: int | None = None,
+    image: str | int | None = None,
+) -> Planes:
+    """The images of `ndim` spatial axes that `source` consists of.
+
+    Parameters
+    ----------
+    t, z
+        One time point or plane; all of them by default.
+
+    Raises
+    ------
+    InputError
+        If the source has fewer spatial axes than the model reads.
+    """
+    from napari_muvit.data.pyramid import Pyramid, open_pyramid
+
+    def opened(t: int | None, z: int | None) -> Pyramid:
+        return open_pyramid(source, channels=channels, t=t, z=z, image=image)
+
+    if isinstance(source, Pyramid):
+        _check_axes(source, ndim)
+        return Planes("", (), (source,))
+    first = opened(t, z)
+    times = 1 if t is not None else num_times(source, image)
+    depth = first.spatial_shape[0] if first.ndim == 3 and ndim == 2 else 1
+    if first.ndim == 3 and ndim == 2:
+        _check_axes(opened(t, 0), ndim)
+    else:
+        _check_axes(first, ndim)
+    along = {"t": times, "z": depth}
+    axes = "".join(letter for letter, count in along.items() if count > 1)
+    shape = tuple(along[letter] for letter in axes)
+    if not axes:
+        return Planes("", (), (opened(t, 0) if first.ndim > ndim else first,))
+    pyramids = []
+    for index in itertools.product(*(range(n) for n in shape)):
+        place = dict(zip(axes, index, strict=True))
+        pyramids.append(opened(place.get("t", t), place.get("z", z)))
+    return Planes(axes, shape, tuple(pyramids))
+
+
+def num_times(source: Any, image: str | int | None = None) -> int:
+    """Time points of a source; 1 where it has no such axis."""
+    from napari_muvit.data.pyramid import open_pyramid
+
+    try:
+        whole = open_pyramid(source, t=slice(None), z=0, image=image)
+    except InputError:  # no axis t
+        return 1
+    return int(whole.spatial_shape[whole.axes.index("t") - 1]) if "t" in whole.axes else 1
+
+
+def _check_axes(pyramid: Pyramid, ndim: int) -> None:
+    if pyramid.ndim != ndim:
+        raise InputError(
+            f"image {pyramid.name!r} has {pyramid.ndim} spatial axes and the model reads {ndim}. "
+            "Choose planes that fit it with t and z, or another model."
+        )
