@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from napari_muvit.data.resample import average, choose_labels, source_span
 from napari_muvit.errors import InputError
-from napari_muvit.geometry import default_scaled_axes
+from napari_muvit.geometry import FloatArray, default_scaled_axes
 
 SAME = 0.02
 """Relative difference up to which an array serves a level with its own true extent."""
+
+MOST_READS = 16
+"""How many times more pixels may be read so that a level's pixels hold whole ones."""
 
 STRIP = 64 * 2**20
 """Bytes of source pixels that are averaged at once."""
@@ -114,13 +117,40 @@ def plan_level(
         index = int(np.argmin(np.abs(np.log(ratios)).sum(axis=1)))
         return _grid(arrays, index, np.ones(num_axes))
     finer = np.flatnonzero(np.all(ratios >= 1 - SAME, axis=1))
-    index = int(finer[np.argmax(factors[finer].prod(axis=1))]) if finer.size else 0
-    whole = np.maximum(np.rint(ratios[index]), 1)
-    steps = np.where(np.abs(ratios[index] / whole - 1) <= SAME, whole, ratios[index])
-    return _grid(arrays, index, steps)
+    index = _finer_array(factors, ratios, finer) if finer.size else 0
+    return _grid(arrays, index, np.where(_is_whole(ratios[index]), _whole(ratios[index]),
+                                         ratios[index]))
 
 
-def _grid(arrays: Arrays, index: int, steps: NDArray[np.float64]) -> LevelGrid:
+def _whole(ratios: FloatArray) -> FloatArray:
+    rounded: FloatArray = np.maximum(np.rint(ratios), 1)
+    return rounded
+
+
+def _is_whole(ratios: FloatArray) -> NDArray[np.bool_]:
+    near: NDArray[np.bool_] = np.abs(ratios / _whole(ratios) - 1) <= SAME
+    return near
+
+
+def _finer_array(
+    factors: FloatArray, ratios: FloatArray, finer: NDArray[np.intp]
+) -> int:
+    """The coarsest of the finer arrays, or a finer one whose pixels the level's hold whole.
+
+    Averaging 1.5 pixels blurs, so level 3 is read from level 1 rather than from level 2 as long
+    as this does not read more than `MOST_READS` times as much.
+    """
+    volumes = factors[finer].prod(axis=1)
+    nearest = int(finer[np.argmax(volumes)])
+    whole = finer[np.all(_is_whole(ratios[finer]), axis=1)]
+    if whole.size:
+        best = int(whole[np.argmax(factors[whole].prod(axis=1))])
+        if volumes.max() / factors[best].prod() <= MOST_READS:
+            return best
+    return nearest
+
+
+def _grid(arrays: Arrays, index: int, steps: FloatArray) -> LevelGrid:
     factor = np.asarray(arrays.factors[index])
     lower = np.asarray(arrays.offsets[index]) - factor / 2
     shape = np.ceil(np.asarray(arrays.shapes[index]) / steps - 1e-9)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_muvit.errors import InputError
 
 DEFAULT_BUDGET = 256 * 2**20
-SHARE = 4
+SHARE = 8
 """An array may take at most this part of the budget."""
 
 

@@ -35,7 +35,7 @@ def create_pyramid(
     pixel_size: Sequence[float] | None = None, translation: Sequence[float] | None = None,
     scaled_axes: Sequence[int | str] | None = None, fmt: str = "0.5", name: str = "",
     channel_names: Sequence[str] | None = None, classes: ClassTable | None = None,
-    fill_value: float = 0, overwrite: bool = False,
+    is_labels: bool = False, fill_value: float = 0, overwrite: bool = False,
 ) -> list[Any]:
     """Create an empty OME-Zarr image; its zarr arrays ("0", "1", ..) are returned, finest first.
 
@@ -59,8 +59,8 @@ def create_pyramid(
         `pixel_size` is None, world px.
     scaled_axes
         Axes that a level downsamples, by letter or position among the spatial ones.
-    classes
-        A class table makes this a label image.
+    classes, is_labels
+        A class table makes this a label image; `is_labels` does it without a table.
 
     Raises
     ------
@@ -85,7 +85,13 @@ def create_pyramid(
         "axes": _axes_metadata(axes, pixel_size), "datasets": datasets,
         "name": name or folder.name.split(".")[0],
     }
-    _write_metadata(group, multiscale, fmt, axes, shape, channel_names, np.dtype(dtype), classes)
+    block: dict[str, Any] = {"multiscales": [multiscale]}
+    if channel_names is not None:
+        count = int(shape[axes.index("c")]) if "c" in axes else 1
+        block["omero"] = _omero(list(channel_names), count, np.dtype(dtype))
+    if classes is not None or is_labels:
+        block["image-label"] = _image_label(classes, fmt)
+    _write_metadata(group, block, fmt, classes)
     return arrays
 
 
@@ -261,20 +267,13 @@ def _per_axis(
 
 
 def _write_metadata(
-    group: Any, multiscale: dict[str, Any], fmt: str, axes: str, shape: Sequence[int],
-    channel_names: Sequence[str] | None, dtype: np.dtype[Any], classes: ClassTable | None,
+    group: Any, block: dict[str, Any], fmt: str, classes: ClassTable | None
 ) -> None:
-    block: dict[str, Any] = {"multiscales": [multiscale]}
-    count = int(shape[axes.index("c")]) if "c" in axes else 1
-    if channel_names is not None:
-        block["omero"] = _omero(list(channel_names), count, dtype)
     if classes is not None:
-        block["image-label"] = _image_label(classes, fmt)
         group.attrs["muvit"] = {"classes": classes.to_dict()}
     if fmt == "0.4":
-        multiscale["version"] = "0.4"
-        for key, value in block.items():
-            group.attrs[key] = value
+        block["multiscales"][0]["version"] = "0.4"
+        group.attrs.update(block)
     else:
         group.attrs["ome"] = {"version": "0.5", **block}
 
@@ -294,8 +293,8 @@ def _omero(names: list[str], count: int, dtype: np.dtype[Any]) -> dict[str, Any]
     ]}
 
 
-def _image_label(classes: ClassTable, fmt: str) -> dict[str, Any]:
-    rows = classes.classes
+def _image_label(classes: ClassTable | None, fmt: str) -> dict[str, Any]:
+    rows = () if classes is None else classes.classes
     block: dict[str, Any] = {
         "colors": [{"label-value": row.value, "rgba": [*_rgb(row.color), 255]} for row in rows],
         "properties": [{"label-value": row.value, "class": row.name} for row in rows],

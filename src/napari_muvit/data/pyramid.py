@@ -7,6 +7,7 @@ edges (NGFF before 0.4, TIFF).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Sequence
@@ -124,7 +125,10 @@ class Pyramid:
         self._raw = raw
         self._selection = selection
         self._placed: Placed = place_arrays(raw, selection)
+        self.stored_axes = raw.axes
+        self.stored_shape = raw.arrays[0].shape
         self._opened: dict[int, Any] = {}
+        self._keeps = True
         self.is_labels = raw.is_labels if is_labels is None else is_labels
         self.axes = "c" + selection.axes
         self.dtype = native_dtype(raw.arrays[0].dtype)
@@ -138,9 +142,15 @@ class Pyramid:
         self.name = raw.name
         self.kind = raw.kind
         self.source = raw.source
-        self.notes = (*raw.notes, *self._placed.notes)
+        self.notes = (*raw.notes, *self._placed.notes, *self._time_note())
         self.label_metadata = raw.label_metadata
         self._fingerprint: str | None = None
+
+    def _time_note(self) -> tuple[str, ...]:
+        if self.num_times == 1 or "t" in self._selection.axes:
+            return ()
+        shown = dict(self._selection.fixed)["t"]
+        return (f"time point {shown} of {self.num_times} is shown; t= chooses another",)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}
@@ -161,6 +171,11 @@ class Pyramid:
     @property
     def num_channels(self) -> int:
         return 1 if self._selection.channels is None else len(self._selection.channels)
+
+    @property
+    def num_times(self) -> int:
+        """Time points of the stored image, of which one is shown unless a range was chosen."""
+        return self.stored_shape[self.stored_axes.index("t")] if "t" in self.stored_axes else 1
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -221,6 +236,24 @@ class Pyramid:
             )
         return Pyramid(self._raw, self._selection, is_labels)
 
+    def uncached(self) -> Pyramid:
+        """The same image, every pixel read from the store each time: for one pass over it."""
+        twin = copy.copy(self)
+        twin._opened = {}
+        twin._keeps = False
+        return twin
+
+    def first_arrays(self, count: int) -> Pyramid:
+        """The same image with only its finest `count` arrays."""
+        kept = self._placed.indices[:count]
+        raw = replace(
+            self._raw, arrays=tuple(self._raw.arrays[i] for i in kept),
+            scales=None if self._raw.scales is None else tuple(self._raw.scales[i] for i in kept),
+            translations=None if self._raw.translations is None else tuple(
+                self._raw.translations[i] for i in kept),
+        )
+        return Pyramid(raw, self._selection, self.is_labels)
+
     def renamed(self, name: str) -> Pyramid:
         """The same image under another name."""
         return Pyramid(replace(self._raw, name=name), self._selection, self.is_labels)
@@ -251,7 +284,7 @@ class Pyramid:
 
     def _kept(self, array_index: int) -> NDArray[Any] | None:
         """The whole array where it is small enough to stay in memory, else None."""
-        if self._handles[array_index].in_memory:
+        if self._handles[array_index].in_memory or not self._keeps:
             return None
         shape = self.shapes[array_index]
         nbytes = self.num_channels * int(np.prod(shape)) * self.dtype.itemsize

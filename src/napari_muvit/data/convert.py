@@ -1,0 +1,269 @@
+"""Any source to OME-Zarr: block by block, in threads, with progress and resume.
+
+The finest array is read from the source; each coarser one is averaged from what was already
+written, on the grid that `Pyramid.crop` would use for a missing level. A log beside the arrays
+lists finished blocks, so an interrupted conversion goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_muvit.data.crop import read_region
+from napari_muvit.data.omezarr import create_pyramid, open_arrays
+from napari_muvit.data.pyramid import Pyramid, open_pyramid
+from napari_muvit.errors import InputError, RunExistsError
+from napari_muvit.geometry import parse_levels
+
+if TYPE_CHECKING:
+    from napari_muvit.data.labels import ClassTable
+
+LOG_NAME = "muvit-convert.jsonl"
+BLOCK_BYTES = 8 * 2**20
+"""Bytes of output pixels that one thread works on at once."""
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class ConvertEvent:
+    """Progress of a conversion: blocks done and in total, seconds that remain."""
+
+    done: int
+    total: int
+    remaining: float | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One conversion: what is read, how it is written, and what makes it the same again."""
+
+    source: Pyramid
+    output: Path
+    levels: tuple[int | float, ...]
+    axes: str
+    scaled_axes: tuple[str, ...]
+    settings: dict[str, Any]
+    classes: ClassTable | None
+
+    @property
+    def log(self) -> Path:
+        return self.output / LOG_NAME
+
+    @property
+    def signature(self) -> str:
+        content = json.dumps([self.source.fingerprint, self.levels, self.axes, self.scaled_axes,
+                              self.settings], default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def convert(
+    source: Any, output: str | os.PathLike[str], *, levels: Sequence[float] = (1, 2, 4, 8),
+    chunk: int | Sequence[int] = 512, shard: int | Sequence[int] | None = None, fmt: str = "0.5",
+    channels: Any = None, t: Any = None, z: Any = None, image: str | int | None = None,
+    scaled_axes: Sequence[str] = ("y", "x"), as_labels: bool = False,
+    classes: ClassTable | None = None, workers: int | None = None,
+) -> Iterator[ConvertEvent]:
+    """Write any source as an OME-Zarr pyramid; iterate over the result to do the work.
+
+    Parameters
+    ----------
+    source
+        Anything that `open_pyramid` takes. All time points are converted unless `t` chooses.
+    levels
+        Downsampling factors of the arrays that are written.
+    chunk, shard
+        Pixels along y and x, or one number for each spatial axis.
+    fmt
+        ``"0.4"`` or ``"0.5"``.
+    as_labels, classes
+        Write labels: coarser arrays take the majority. A class table implies it.
+    workers
+        Threads; at most four of the processor's cores by default.
+
+    Raises
+    ------
+    RunExistsError
+        If `output` holds something other than this conversion, unfinished.
+    SourceError, InputError
+    """
+    factors = parse_levels(levels)
+    pyramid = _open_all(source, channels, t, z, image)
+    if as_labels or classes is not None:
+        pyramid = pyramid.as_labels()
+    spatial = pyramid.axes[1:]
+    has_channels = not (pyramid.is_labels and pyramid.num_channels == 1)
+    axes = "".join(a for a in "tczyx" if a in (pyramid.axes if has_channels else spatial))
+    settings = {"chunk": chunk, "shard": shard, "fmt": fmt, "labels": pyramid.is_labels,
+                "classes": None if classes is None else classes.to_dict()}
+    scaled = tuple(a for a in scaled_axes if a != "z" or "z" in spatial)
+    job = _Job(pyramid.uncached(), Path(output), factors, axes, scaled, settings, classes)
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; at least one thread is needed. Pass 1 or more.")
+    _check_output(job)
+    return _run(job, workers or min(4, os.cpu_count() or 1))
+
+
+def _open_all(source: Any, channels: Any, t: Any, z: Any, image: str | int | None) -> Pyramid:
+    """The pyramid with every time point, unless one was chosen."""
+    pyramid = open_pyramid(source, channels=channels, t=t, z=z, image=image)
+    if t is None and pyramid.num_times > 1 and not isinstance(source, Pyramid):
+        return open_pyramid(source, channels=channels, t=slice(None), z=z, image=image)
+    return pyramid
+
+
+def _check_output(job: _Job) -> None:
+    """Whether the output is free, or holds this conversion unfinished."""
+    if not job.output.exists() or (job.output.is_dir() and not any(job.output.iterdir())):
+        return
+    known = _read_log(job.log)
+    if known and known[0].get("signature") == job.signature:
+        return
+    what = "an unfinished conversion of something else" if known else "something already"
+    raise RunExistsError(
+        f"{job.output} holds {what}, and nothing is overwritten. Choose another output, or "
+        "remove it first."
+    )
+
+
+def _read_log(log: Path) -> list[dict[str, Any]]:
+    """Lines of the log; a last line that was cut short is left out."""
+    if not log.is_file():
+        return []
+    rows = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _run(job: _Job, workers: int) -> Iterator[ConvertEvent]:
+    finished = {(row["array"], row["block"]) for row in _read_log(job.log) if "block" in row}
+    arrays = open_arrays(job.output) if job.log.is_file() else _create(job)
+    plans = [_blocks(job, array) for array in arrays]
+    total = sum(map(len, plans))
+    done = 0
+    started = time.monotonic()
+    fresh = 0
+    with job.log.open("a", encoding="utf-8") as log, ThreadPoolExecutor(workers) as pool:
+        yield ConvertEvent(0, total, None)
+        for number, (array, plan) in enumerate(zip(arrays, plans, strict=True)):
+            reader = job.source if number == 0 else _written(job, number)
+            todo = [k for k in range(len(plan)) if (number, k) not in finished]
+            done += len(plan) - len(todo)
+            for block in _in_order(pool, workers, job, reader, array, number, plan, todo):
+                log.write(json.dumps({"array": number, "block": block}) + "\n")
+                log.flush()
+                done, fresh = done + 1, fresh + 1
+                passed = time.monotonic() - started
+                yield ConvertEvent(done, total, passed / fresh * (total - done))
+    job.log.unlink()
+    yield ConvertEvent(total, total, 0.0)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, workers: int, job: _Job, reader: Pyramid, array: Any, number: int,
+    plan: list[Box], todo: list[int],
+) -> Iterator[int]:
+    """Numbers of blocks as they are done; at most `workers` + 1 are under way."""
+    pending: deque[tuple[int, Future[None]]] = deque()
+    try:
+        for k in todo:
+            pending.append((k, pool.submit(_write_block, job, reader, array, number, plan[k])))
+            if len(pending) > workers:
+                block, future = pending.popleft()
+                future.result()
+                yield block
+        while pending:
+            block, future = pending.popleft()
+            future.result()
+            yield block
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+def _create(job: _Job) -> list[Any]:
+    source = job.source
+    shape = {"c": source.num_channels, **dict(zip(source.axes[1:], source.spatial_shape,
+                                                  strict=True))}
+    spatial = [k for k, a in enumerate(source.axes[1:]) if a in "zyx"]
+    sizes = None if source.pixel_size is None else [source.pixel_size[0][k] for k in spatial]
+    places = None
+    if sizes is not None:
+        places = [source.origin[k] / source.spacing[k] * sizes[i] for i, k in enumerate(spatial)]
+    names = source.channel_names if "c" in job.axes else None
+    arrays = create_pyramid(
+        job.output, shape=[shape[a] for a in job.axes], axes=job.axes, levels=job.levels,
+        dtype=source.dtype, chunk=job.settings["chunk"], shard=job.settings["shard"],
+        pixel_size=sizes, translation=places, scaled_axes=job.scaled_axes,
+        fmt=job.settings["fmt"], name=source.name, channel_names=names, classes=job.classes,
+        is_labels=source.is_labels,
+    )
+    header = {"signature": job.signature, "source": source.source}
+    job.log.write_text(json.dumps(header) + "\n", encoding="utf-8")
+    return arrays
+
+
+def _written(job: _Job, count: int) -> Pyramid:
+    """The first `count` arrays of the output, for averaging the next one."""
+    t = slice(None) if "t" in job.axes else None
+    z = slice(None) if "z" in job.axes else None
+    written = open_pyramid(str(job.output), t=t, z=z).first_arrays(count)
+    return (written.as_labels() if job.source.is_labels else written).uncached()
+
+
+def _blocks(job: _Job, array: Any) -> list[Box]:
+    """Regions (start, size over the source's spatial axes) made of whole chunks or shards."""
+    unit = dict(zip(job.axes, array.shards or array.chunks, strict=True))
+    shape = dict(zip(job.axes, array.shape, strict=True))
+    letters = job.source.axes[1:]
+    step = {a: min(unit[a], shape[a]) for a in letters}
+    pixel = job.source.num_channels * job.source.dtype.itemsize
+    # grow along x first: files with strips are read a row of chunks at a time
+    for letter in ("x", "y"):
+        held = pixel * float(np.prod([step[a] for a in letters]))
+        times = max(1, int(BLOCK_BYTES // held))
+        step[letter] = min(step[letter] * times, -(-shape[letter] // unit[letter]) * unit[letter])
+    starts = [range(0, shape[a], step[a]) for a in letters]
+    grid = np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, len(letters))
+    return [
+        (tuple(map(int, corner)),
+         tuple(min(step[a], shape[a] - int(s)) for a, s in zip(letters, corner, strict=True)))
+        for corner in grid
+    ]
+
+
+def _write_block(job: _Job, reader: Pyramid, array: Any, number: int, box: Box) -> None:
+    start, size = box
+    grid = reader.level_grid(_relative(job, number), job.scaled_axes)
+    pixels = read_region(reader, grid, start, size)
+    letters = "c" + job.source.axes[1:]
+    if "c" not in job.axes:
+        pixels, letters = pixels[0], letters[1:]
+    places = dict(zip(job.source.axes[1:], zip(start, size, strict=True), strict=True))
+    index = tuple(
+        slice(places[a][0], places[a][0] + places[a][1]) if a in places else slice(None)
+        for a in job.axes
+    )
+    array[index] = pixels.transpose([letters.index(a) for a in job.axes])
+
+
+def _relative(job: _Job, number: int) -> float:
+    """The level to ask of the reader: the output's world px are those of its first array."""
+    return job.levels[0] if number == 0 else job.levels[number] / job.levels[0]
