@@ -1,8 +1,7 @@
-"""Stage 2 of 7: pyramids become training samples. The one part of ``data`` that needs torch.
+"""Stage 2 of 7: training samples become tensors. The one part of ``data`` that needs torch.
 
 `MuViTDataset` is the official project's contract, checked by a running sample when a dataset
-is made. `PyramidDataset` draws nested crops from pyramids; sample ``index`` depends on the
-seed and the index alone, so any number of workers gives the same samples in the same order.
+is made. `PyramidDataset` draws nested crops from pyramids.
 
 Axis letters: L levels, C channels, K classes, S spatial extent, A spatial axes.
 """
@@ -10,53 +9,26 @@ Axis letters: L levels, C channels, K classes, S spatial extent, A spatial axes.
 from __future__ import annotations
 
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from napari_muvit.config import FinetuneConfig, RunConfig
-from napari_muvit.data.augment import (
-    can_turn,
-    draw_augmentation,
-    jitter_boxes,
-    jitter_intensity,
-    jitter_stain,
-    move_boxes,
-    move_pixels,
-)
-from napari_muvit.data.crop import parse_scaled_axes
-from napari_muvit.data.fractions import class_fractions
-from napari_muvit.data.labels import ClassTable, infer_class_table
-from napari_muvit.data.sampling import (
-    Placing,
-    Split,
-    advise_levels,
-    draw_corners,
-    image_weights,
-    is_due,
-    sample_rng,
-)
-from napari_muvit.data.training_image import TrainingImage, prepare_images
+from napari_muvit.config import RunConfig
+from napari_muvit.data.labels import ClassTable
+from napari_muvit.data.samples import SampleSource
+from napari_muvit.data.sampling import Split
 from napari_muvit.errors import ChannelError, InputError
-from napari_muvit.geometry import FloatArray, parse_size
 
 if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
 
-STREAMS: dict[Split, int] = {"all": 0, "train": 0, "val": 1}
-"""Random streams: validation never repeats the crops of training."""
-
-MAX_TRIES = 10
-"""Draws after which a crop is taken even if it holds no annotation."""
-
 
 class _CheckedWhenMade(ABCMeta):
-    """Runs `_sanity_check` on every dataset as soon as it is made, subclasses' ``__init__`` included."""
+    """Runs `_sanity_check` on every dataset as soon as its ``__init__`` is through."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         made = super().__call__(*args, **kwargs)
@@ -170,55 +142,11 @@ def check_sample_shapes(img: Any, bbox: Any, dataset: MuViTDataset) -> None:
         )
 
 
-def check_boxes(bbox: FloatArray, name: str = "bbox") -> None:
-    """Refuse boxes (L, 2, A) that are not finite, or whose maximum is not above the minimum."""
-    if not np.all(np.isfinite(bbox)):
-        raise InputError(f"{name} holds values that are not finite: {bbox.tolist()}.")
-    if np.any(bbox[:, 1] <= bbox[:, 0]):
-        raise InputError(
-            f"{name} is {bbox.tolist()}; index 0 holds the minimum and index 1 the maximum of "
-            "each axis, so 1 must be greater everywhere."
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Crop:
-    """One drawn place and, where there are labels, class indices (L or 1, *S) of its pixels."""
-
-    corners: FloatArray
-    labels: NDArray[np.int16] | None
-
-
 class PyramidDataset(MuViTDataset):
-    """Random nested crops of pyramids, augmented and normalised.
+    """Random nested crops of pyramids as tensors, augmented and normalised.
 
-    Parameters
-    ----------
-    pyramids
-        Images to draw from.
-    labels
-        One label image for each image, or None to draw crops for pretraining.
-    config
-        Levels, crop size, sampling, augmentation, normalisation and seed.
-    class_table
-        What label values mean; by default the labels' own, or found in them.
-    split
-        ``train`` or ``val`` take their part of every image (``val_fraction``); ``all`` takes
-        all of it.
-    length
-        Samples that count as the dataset's length; any index is allowed.
-    augment
-        Whether samples are augmented; by default all but those of ``val``.
-    seed, stream
-        Where randomness comes from; by default the config's seed and the split.
-    fractions
-        Whether samples hold class fractions for every patch of every level; by default where
-        the config asks for supervision at every level.
-
-    Raises
-    ------
-    InputError
-        If images and labels do not fit together, or nothing can be drawn.
+    Arguments are those of `SampleSource`, and `length`: how many samples count as the
+    dataset's length (any index is allowed; by default the config's epoch).
     """
 
     def __init__(
@@ -227,185 +155,101 @@ class PyramidDataset(MuViTDataset):
         length: int | None = None, augment: bool | None = None, seed: int | None = None,
         stream: int | None = None, fractions: bool | None = None,
     ) -> None:
-        pyramids = list(pyramids)
-        check_alike(pyramids, config)
-        self.config = config
-        self.class_table = _resolve_table(labels, class_table, config)
-        self.split: Split = split
-        self.length = config.epoch_size if length is None else length
-        self.augment = split != "val" if augment is None else augment
-        self.seed = config.seed if seed is None else seed
-        self.stream = STREAMS[split] if stream is None else stream
-        first = pyramids[0]
-        self._ndim = int(first.ndim)
-        self._num_channels = int(first.shape[0])
-        self.scaled_axes = parse_scaled_axes(config.scaled_axes, first.axes[1:])
-        sizes = config.crop_size
-        self.size = parse_size(sizes[0] if len(sizes) == 1 else sizes, self._ndim)
-        self.advice = [
-            advice for p in pyramids
-            if (advice := advise_levels(p, config.levels, self.size, self.scaled_axes))
-        ]
-        self.images: tuple[TrainingImage, ...] = prepare_images(
-            pyramids, labels, self.class_table, config, self.size, self.scaled_axes, split
+        self.samples = SampleSource(
+            pyramids, labels, config=config, class_table=class_table, split=split,
+            augment=augment, seed=seed, stream=stream, fractions=fractions,
         )
-        areas = [image.places.area for image in self.images]
-        self._chances = np.cumsum(image_weights(areas, config.image_weighting))
-        self.fractions = self._wants_fractions(config) if fractions is None else fractions
+        self.length = config.epoch_size if length is None else length
 
     def __len__(self) -> int:
         return self.length
 
     @property
     def ndim(self) -> int:
-        return self._ndim
+        return self.samples.ndim
 
     @property
     def levels(self) -> tuple[int | float, ...]:
-        return tuple(self.config.levels)
+        return tuple(self.samples.config.levels)
 
     @property
     def n_channels(self) -> int:
-        return self._num_channels
+        return self.samples.num_channels
+
+    @property
+    def class_table(self) -> ClassTable | None:
+        """What the targets' class indices mean; None without labels."""
+        return self.samples.class_table
 
     @property
     def num_classes(self) -> int:
         """Number of classes K of the targets; 0 without labels."""
-        return 0 if self.class_table is None else len(self.class_table)
+        return self.samples.num_classes
 
     @property
-    def label_coverage(self) -> float:
-        """Share of the images' area that is labelled, 0..1."""
-        areas = np.asarray([float(np.prod(i.pyramid.spatial_shape)) for i in self.images])
-        covered = np.asarray([image.coverage for image in self.images])
-        return float((areas * covered).sum() / areas.sum())
+    def fractions(self) -> bool:
+        """Whether samples hold class fractions of every patch."""
+        return self.samples.fractions
 
-    def _wants_fractions(self, config: RunConfig) -> bool:
-        if not isinstance(config, FinetuneConfig) or self.class_table is None:
-            return False
-        if config.level_supervision is not None:
-            return config.level_supervision > 0
-        return self.label_coverage >= 0.25
+    @property
+    def advice(self) -> list[str]:
+        """One sentence for each image whose coarse crops are mostly outside it."""
+        return self.samples.advice
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        rng = sample_rng(self.seed, self.stream, idx)
-        chance = rng.random()
-        number = min(int(np.searchsorted(self._chances, chance, "right")), len(self.images) - 1)
-        image = self.images[number]
-        crop = self._draw(image, rng, idx)
-        sample = self._build(image, crop, rng)
-        sample["image_index"] = image.index
-        return sample
-
-    def _draw(self, image: TrainingImage, rng: np.random.Generator, index: int) -> _Crop:
-        """A place that holds what it must; after `MAX_TRIES` draws the last one is taken."""
-        share = getattr(self.config, "foreground_fraction", 0.0)
-        needs_foreground = image.foreground is not None and is_due(index, share)
-        places = image.foreground if needs_foreground and image.foreground else image.places
-        for _ in range(MAX_TRIES):
-            point = places.draw(rng) if image.is_limited or needs_foreground else None
-            placing: Placing = "within" if image.labels is not None else "centre"
-            corners = draw_corners(rng, image.grids, image.bounds, point, placing, image.block)
-            labels = self._read_labels(image, corners)
-            if labels is None or self._holds(labels[0], needs_foreground):
-                break
-        return _Crop(corners, labels)
-
-    def _holds(self, target: NDArray[np.int16], needs_foreground: bool) -> bool:
-        if not needs_foreground or self.class_table is None:
-            return bool((target >= 0).any())
-        return bool(np.isin(target, self.class_table.foreground).any())
-
-    def _read_labels(self, image: TrainingImage, corners: FloatArray) -> NDArray[np.int16] | None:
-        """Class indices of the finest crop, and of all where fractions are wanted."""
-        if image.labels is None:
-            return None
-        count = len(corners) if self.fractions else 1
-        upper = corners + image.grids.extents
-        return np.stack([
-            image.labels.read(np.stack([corners[i], upper[i]]), self.size) for i in range(count)
-        ])
-
-    def _build(
-        self, image: TrainingImage, crop: _Crop, rng: np.random.Generator
-    ) -> dict[str, Any]:
-        """The sample at a drawn place: read, normalise, augment."""
-        options, num_axes = self.config, self._ndim
-        nested = image.pyramid.crop(
-            corner=crop.corners, levels=options.levels, size=self.size,
-            scaled_axes=self.scaled_axes,
-        )
-        draw = draw_augmentation(
-            options, rng, len(options.levels), self._num_channels, num_axes,
-            can_turn(self.size, image.grids.factor),
-        )
-        pixels, bbox, valid = nested.image, nested.bbox, nested.valid
-        labels = crop.labels
-        if self.augment and options.stain_jitter:
-            pixels = jitter_stain(draw, pixels)
-        values = image.normalization.apply(pixels)
-        if pixels.dtype.kind == "f":
-            finite = np.isfinite(values).all(axis=1)
-            valid = valid & finite
-        if self.augment:
-            values = jitter_intensity(draw, values, num_axes)
-            values, valid = (move_pixels(draw, part, num_axes) for part in (values, valid))
-            bbox = jitter_boxes(draw, move_boxes(draw, bbox), image.grids.factor)
-            labels = None if labels is None else move_pixels(draw, labels, num_axes)
-        values = np.where(valid[:, None], values, np.float32(0))
-        check_boxes(bbox)
-        sample: dict[str, Any] = {
-            "img": torch.from_numpy(values), "bbox": torch.from_numpy(bbox),
-            "valid": torch.from_numpy(np.ascontiguousarray(valid)),
+        sample = self.samples.sample(int(idx))
+        return {
+            key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for key, value in sample.items()
         }
-        return sample if labels is None else {**sample, **self._targets(labels, valid)}
-
-    def _targets(self, labels: NDArray[np.int16], valid: NDArray[np.bool_]) -> dict[str, Any]:
-        """Target (*S) of the finest crop and, where wanted, class fractions of all patches."""
-        labels = np.where(valid[: len(labels)], labels, np.int16(-1))
-        targets = {"target": torch.from_numpy(labels[0].astype(np.int64))}
-        if self.fractions:
-            fractions, known = class_fractions(labels, self.num_classes, self._patch())
-            targets["fractions"] = torch.from_numpy(fractions)
-            targets["fraction_valid"] = torch.from_numpy(known)
-        return targets
-
-    def _patch(self) -> tuple[int, ...]:
-        patch = self.config.model_sizes()["patch_size"]
-        single = patch[0] if not isinstance(patch, int) and len(patch) == 1 else patch
-        return parse_size(single, self._ndim)
 
 
-def check_alike(pyramids: Sequence[Pyramid], config: RunConfig) -> None:
-    """Refuse images that differ in axes or channels, or that a jitter is not made for."""
-    if not pyramids:
-        raise InputError("there are no images to draw crops from. Pass at least one.")
-    first = pyramids[0]
-    for other in pyramids:
-        if other.ndim != first.ndim:
-            raise InputError(
-                f"image {other.name!r} has the axes {other.axes}, {first.name!r} {first.axes}; "
-                "images of one run have the same. Choose a plane with z."
-            )
-        if other.shape[0] != first.shape[0]:
-            raise ChannelError(
-                f"image {other.name!r} has {other.shape[0]} channels, {first.name!r} "
-                f"{first.shape[0]}; images of one run have the same. Choose some with channels."
-            )
-        if config.stain_jitter and not (other.is_rgb and other.shape[0] == 3):
-            raise InputError(
-                f"stain_jitter is {config.stain_jitter}, and image {other.name!r} is not RGB; "
-                "it is made for stained RGB histology. Set it to 0."
-            )
+class IndexSampler(Sampler[int]):
+    """Sample indices in order, from any place on: what a resumed run needs.
+
+    Parameters
+    ----------
+    start, stop
+        First sample index of the whole run to give, and one past the last.
+    batch_size
+        Samples of one batch in this process.
+    rank, world_size
+        This process and their number. Each takes its own part of every global batch, so that
+        the global batches do not depend on how many processes share them.
+    """
+
+    def __init__(
+        self, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.start, self.stop, self.batch_size = start, stop, batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[int]:
+        stride = self.batch_size * self.world_size
+        for first in range(self.start + self.rank * self.batch_size, self.stop, stride):
+            yield from range(first, min(first + self.batch_size, self.stop))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in iter(self))
 
 
-def _resolve_table(
-    labels: Sequence[Pyramid] | None, given: ClassTable | None, config: RunConfig
-) -> ClassTable | None:
-    if labels is None:
-        return None
-    if given is not None:
-        return given
-    return infer_class_table(
-        labels, getattr(config, "unlabelled", None), getattr(config, "background", None)
+def make_loader(
+    dataset: Dataset[Any], batch_size: int, workers: int = 0, *, start: int = 0,
+    stop: int | None = None, rank: int = 0, world_size: int = 1, drop_last: bool = False,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """Batches of samples ``start`` to ``stop`` (by default the dataset's length), in order.
+
+    Workers are spawned, never forked, and stay alive between passes; each opens its stores
+    itself.
+    """
+    end = len(dataset) if stop is None else stop  # type: ignore[arg-type]
+    sampler = IndexSampler(start, end, batch_size, rank, world_size)
+    parallel: dict[str, Any] = {}
+    if workers > 0:
+        parallel = {"multiprocessing_context": "spawn", "persistent_workers": True,
+                    "prefetch_factor": 4}
+    return DataLoader(
+        dataset, batch_size=batch_size, sampler=sampler, num_workers=workers,
+        drop_last=drop_last, pin_memory=pin_memory, **parallel,
     )
