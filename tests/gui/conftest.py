@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from napari_muvit import geometry
+from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.plugin import dock
 
 
@@ -28,7 +31,12 @@ class StubPyramid:
         self.image, self.name, self.source = image, name, source
         self.shape, self.dtype, self.ndim = image.shape, image.dtype, 2
         self.spatial_shape = image.shape[1:]
+        self.shapes, self.factors = [image.shape[1:]], [(1.0, 1.0)]
         self.extent = np.array([[-0.5, -0.5], np.subtract(image.shape[1:], 0.5)])
+
+    def read(self, array_index: int, start: Any, size: Any) -> np.ndarray:
+        (y, x), (height, width) = start, size
+        return self.image[:, y : y + height, x : x + width]
 
     def crop(self, center: Any = None, *, levels: Any, size: int) -> Any:
         boxes = geometry.place_boxes(geometry.crop_extents(levels, size, 2), center=center)
@@ -44,11 +52,56 @@ class StubPyramid:
         return SimpleNamespace(image=np.stack(images), bbox=boxes, valid=np.stack(valids))
 
 
+@dataclass(frozen=True)
+class StubTile:
+    done: int
+    total: int
+    remaining: float
+
+
 class StubBackend:
     """The verbs of ``napari_muvit.api`` that widgets use, small and without torch."""
 
+    ClassTable = ClassTable
+
+    def __init__(self) -> None:
+        self.stores: dict[str, np.ndarray] = {}
+        self.failure: Exception | None = None
+        self.hold = threading.Event()
+        self.hold.set()
+
     def open_pyramid(self, path: Any, **options: Any) -> StubPyramid:
-        raise FileNotFoundError(path)
+        if str(path) not in self.stores:
+            raise FileNotFoundError(path)
+        return StubPyramid(self.stores[str(path)][None], source=str(path))
+
+    def load_model(self, folder: Any, device: str = "cpu") -> Any:
+        if self.failure is not None:
+            raise self.failure
+        classes = ClassTable((LabelClass(1, "dark", "#ff0000"), LabelClass(2, "bright", "#00ff00")))
+        meta = SimpleNamespace(classes=classes.to_dict(), crop_size=(64, 64))
+        encoder = SimpleNamespace(levels=(1, 4), in_channels=1)
+        return SimpleNamespace(meta=meta, encoder=encoder, num_classes=2)
+
+    def predict(self, pyramid: StubPyramid, model: Any, **options: Any) -> Any:
+        import dask.array as da
+
+        def label(block: np.ndarray) -> np.ndarray:
+            self.hold.wait(20)
+            if self.failure is not None:
+                raise self.failure
+            return (1 + (block > 127)).astype(np.uint8)
+
+        return da.from_array(pyramid.image[0], chunks=256).map_blocks(
+            label, meta=np.empty((0, 0), np.uint8))
+
+    def predict_to_zarr(self, pyramid: StubPyramid, model: Any, output: Any) -> Any:
+        for done in range(1, 5):
+            self.hold.wait(20)
+            if self.failure is not None:
+                raise self.failure
+            yield StubTile(done, 4, 4.0 - done)
+        self.stores[str(output)] = (1 + (pyramid.image[0] > 127)).astype(np.uint8)
 
     def pyramid_from_arrays(self, arrays: list[Any], *, axes: str, **options: Any) -> StubPyramid:
         image = np.asarray(arrays[0][...])
@@ -84,3 +137,17 @@ def open_widget(viewer: Any) -> Any:
         return widget
 
     return open_by_name
+
+
+@pytest.fixture
+def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every notification that napari is asked to show."""
+    from napari.utils import notifications
+
+    said: list[str] = []
+
+    def remember(notification: Any) -> None:
+        said.append(notification.message)
+
+    monkeypatch.setattr(notifications.notification_manager, "dispatch", remember)
+    return said

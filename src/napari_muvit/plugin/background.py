@@ -85,6 +85,7 @@ class Job(QObject):  # type: ignore[misc]
         self._generate = generate
         self._worker: Any = None
         self._cancelled = False
+        self._error: BaseException | None = None
 
     @property
     def is_running(self) -> bool:
@@ -102,7 +103,7 @@ class Job(QObject):  # type: ignore[misc]
         worker.yielded.connect(self.reported)
         worker.errored.connect(self._on_error)
         worker.finished.connect(self._on_finished)
-        self._worker, self._error = worker, None
+        self._worker = worker
         worker.start()
 
     def cancel(self) -> None:

@@ -82,7 +82,7 @@ class ViewerTransform:
         }
 
 
-def _apply(matrix: FloatArray, points: ArrayLike) -> FloatArray:
+def _apply(matrix: Any, points: ArrayLike) -> FloatArray:
     points = np.asarray(points, np.float64)
     mapped: FloatArray = points @ matrix[:-1, :-1].T + matrix[:-1, -1]
     return mapped
@@ -382,7 +382,7 @@ def visible_box(layer: Any, transform: ViewerTransform) -> FloatArray | None:
     if layer.multiscale:
         factors = np.asarray(layer.downsample_factors)[layer.data_level]
         factor = factors[-NUM_AXES:]
-    box = np.stack([corners[0] * factor - 0.5, corners[1] * factor - 0.5])
+    box = np.stack([corners[0] * factor - 0.5, (corners[1] + 1) * factor - 0.5])
     shape = np.asarray(_shape(layer)[: layer.ndim][-NUM_AXES:], np.float64)
     box = np.clip(box, -0.5, shape - 0.5)
     return None if np.any(box[1] <= box[0]) else box

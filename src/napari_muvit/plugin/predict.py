@@ -1,0 +1,211 @@
+"""What the Predict widget does, without Qt: models, regions and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_muvit.errors import InputError
+from napari_muvit.geometry import FloatArray, aligned_offset
+from napari_muvit.plugin.layers import ResolvedImage
+
+Slices = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A segmenter in memory and what a person wants to know about it.
+
+    Attributes
+    ----------
+    folder
+        Run or model folder.
+    module
+        What ``api.load_model`` gave.
+    table
+        ``ClassTable``, or None where the folder has none.
+    """
+
+    folder: str
+    module: Any
+    levels: tuple[float, ...]
+    crop_size: tuple[int, ...]
+    table: Any
+    num_channels: int
+
+    @property
+    def label_dtype(self) -> np.dtype[Any]:
+        """Smallest type that holds every class value."""
+        values = (0,) if self.table is None else self.table.values
+        return np.min_scalar_type(max(255, *values))
+
+    def grid_shape(self, spatial_shape: Sequence[int]) -> tuple[int, ...]:
+        """Size of a whole prediction: the grid of the finest level."""
+        return tuple(int(np.ceil(n / self.levels[0])) for n in spatial_shape)
+
+    def summary(self) -> str:
+        """One line: levels, crop size, classes."""
+        levels = ", ".join(f"{level:g}" for level in self.levels)
+        size = " × ".join(str(n) for n in self.crop_size)
+        names = "" if self.table is None else ": " + ", ".join(self.table.names)
+        count = "" if self.table is None else f"; {len(self.table.names)} classes{names}"
+        return f"Levels {levels}; crops of {size} px{count}."
+
+
+def load(backend: Any, folder: str, device: str) -> LoadedModel:
+    """Load the segmenter in a run or model folder (runs in a thread).
+
+    Raises
+    ------
+    InputError
+        If no folder is named, or its model does not segment.
+    """
+    if not folder.strip():
+        raise InputError("no model folder is chosen. Choose the folder of a fine-tuning run.")
+    module = backend.load_model(folder, device=device)
+    meta = getattr(module, "meta", None)
+    encoder = getattr(module, "encoder", None)
+    if encoder is None or not hasattr(module, "num_classes"):
+        raise InputError(
+            f"the model in {folder!r} does not segment; it was only pretrained. Fine-tune it "
+            "first, and choose the folder of that run."
+        )
+    classes = getattr(meta, "classes", None)
+    table = backend.ClassTable.from_dict(classes) if classes else None
+    size = getattr(meta, "crop_size", None) or ()
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    return LoadedModel(
+        folder, module, tuple(encoder.levels), tuple(int(n) for n in sizes), table,
+        int(encoder.in_channels),
+    )
+
+
+def check_fit(model: LoadedModel, image: ResolvedImage) -> None:
+    """Refuse an image that the model cannot read.
+
+    Raises
+    ------
+    InputError
+        Naming both numbers of channels.
+    """
+    channels = image.pyramid.shape[0]
+    if channels != model.num_channels:
+        raise InputError(
+            f"{image.name!r} has {channels} channels; the model was trained on "
+            f"{model.num_channels}. Choose the image, or the channels, that it was trained on."
+        )
+
+
+@dataclass(frozen=True)
+class Region:
+    """Part of a prediction: its blocks, and where it lies.
+
+    Attributes
+    ----------
+    start, shape
+        First pixel and size on the prediction's grid.
+    blocks
+        Slices of the prediction's grid, nearest to the middle first.
+    factor
+        World px of one pixel of the grid.
+    """
+
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    blocks: tuple[Slices, ...]
+    factor: float
+
+    def offset(self) -> FloatArray:
+        """World position of the centre of the region's first pixel, (A,)."""
+        offset: FloatArray = aligned_offset(self.factor) + self.factor * np.asarray(self.start)
+        return offset
+
+    def local(self, block: Slices) -> Slices:
+        """`block` counted from the region's first pixel."""
+        return tuple(
+            slice(part.start - low, part.stop - low)
+            for part, low in zip(block, self.start, strict=True)
+        )
+
+
+def plan_region(
+    box: FloatArray, shape: Sequence[int], factor: float, block: int = 256
+) -> Region:
+    """The blocks of a prediction that lie in a world px box.
+
+    Parameters
+    ----------
+    box
+        (2, A) world px.
+    shape
+        Size of the whole prediction.
+    factor
+        World px of one of its pixels (``levels[0]``).
+    block
+        Side of a block, px of the prediction.
+
+    Raises
+    ------
+    InputError
+        If the box lies outside the image.
+    """
+    low = np.clip(np.floor((box[0] + 0.5) / factor), 0, shape).astype(int)
+    high = np.clip(np.ceil((box[1] + 0.5) / factor), 0, shape).astype(int)
+    if np.any(high <= low):
+        raise InputError("the view shows no part of the image. Move the image into the view.")
+    spans = [
+        [slice(at, min(at + block, stop)) for at in range(start, stop, block)]
+        for start, stop in zip(low.tolist(), high.tolist(), strict=True)
+    ]
+    grid = np.stack(np.meshgrid(*[range(len(s)) for s in spans], indexing="ij"), -1)
+    blocks = [
+        tuple(axis[i] for axis, i in zip(spans, index, strict=True))
+        for index in grid.reshape(-1, len(spans)).tolist()
+    ]
+    middle = (low + high) / 2
+    blocks.sort(key=lambda b: sum((m - (s.start + s.stop) / 2) ** 2
+                                  for s, m in zip(b, middle, strict=True)))
+    return Region(tuple(low.tolist()), tuple((high - low).tolist()), tuple(blocks), factor)
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """One block of a region: where, and its labels."""
+
+    block: Slices
+    labels: NDArray[Any]
+    done: int
+    total: int
+
+
+def predict_region(
+    backend: Any, image: ResolvedImage, model: LoadedModel, region: Region
+) -> Iterator[BlockDone]:
+    """Labels of a region, block by block (runs in a thread)."""
+    labels = backend.predict(image.pyramid, model.module)
+    for number, block in enumerate(region.blocks, start=1):
+        values = np.asarray(labels[block].compute(scheduler="synchronous"))
+        yield BlockDone(block, values, number, len(region.blocks))
+
+
+def default_output(image: ResolvedImage, model_folder: str) -> Path:
+    """Where a whole-image prediction goes unless told otherwise: into the model's run folder."""
+    stem = Path(image.path).name.split(".")[0] if image.path else image.name.replace(" ", "_")
+    folder = Path(model_folder)
+    return folder / "predictions" / f"{stem}.ome.zarr"
+
+
+def remaining_text(seconds: float | None) -> str:
+    """Time left, as a person says it."""
+    if seconds is None or not np.isfinite(seconds):
+        return ""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    if seconds < 5400:
+        return f"about {round(seconds / 60)} min left"
+    return f"about {seconds / 3600:.1f} h left"

@@ -1,0 +1,239 @@
+"""MuViT: Predict. Labels for what is in view, or for the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtWidgets import QComboBox, QFormLayout, QProgressBar, QPushButton
+
+from napari_muvit.errors import InputError
+from napari_muvit.plugin import predict
+from napari_muvit.plugin.background import Job, LatestTask
+from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
+from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
+from napari_muvit.plugin.layers import ResolvedImage, visible_box
+from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+
+
+class PredictWidget(DockWidget):
+    """Runs a fine-tuned model on an image in the viewer."""
+
+    def __init__(self, napari_viewer: Any, backend: Any = None) -> None:
+        super().__init__(napari_viewer, backend)
+        self.model: predict.LoadedModel | None = None
+        self.job: Job | None = None
+        self._after_load: Callable[[], None] | None = None
+        self._finish: Callable[[], None] | None = None
+        self._painter: _Painter | None = None
+        self._loader = LatestTask(predict.load)
+        self._build()
+        self._loader.finished.connect(self._on_loaded)
+        self._loader.failed.connect(self._on_load_failed)
+        self.destroyed.connect(self._loader.stop)
+        self._show_state()
+
+    def _build(self) -> None:
+        self.picker = ImagePicker(self, "Image to predict.")
+        self.picker.changed.connect(self._show_state)
+        self.folder = FolderPicker("Folder of a fine-tuning run, or a model folder.", "run folder")
+        self.folder.changed.connect(self._on_folder)
+        self.device = QComboBox()
+        self.device.addItems(["auto", "cpu", "cuda", "mps"])
+        self.device.setToolTip("Where the model runs; auto takes a graphics card if there is one.")
+        self.device.currentTextChanged.connect(self._on_folder)
+        self.output = FolderPicker(
+            "OME-Zarr that the whole image's labels are written to. A prediction that was "
+            "interrupted goes on where it stopped.", "in the run folder",
+        )
+        form = QFormLayout()
+        form.addRow("Image", self.picker)
+        form.addRow("Model", self.folder)
+        form.addRow("Device", self.device)
+        form.addRow("Output", self.output)
+        self.body.addLayout(form)
+        self.about = wrapped_label()
+        self.body.addWidget(self.about)
+        self.view = QPushButton("Predict view")
+        self.view.setToolTip("Predict what the canvas shows, from the middle outwards.")
+        self.view.clicked.connect(self._on_view)
+        self.whole = QPushButton("Predict whole image")
+        self.whole.setToolTip("Predict the image to an OME-Zarr of labels on disk.")
+        self.whole.clicked.connect(self._on_whole)
+        self.body.addLayout(row(self.view, self.whole))
+        self.progress = QProgressBar()
+        self.cancel = QPushButton("Cancel")
+        self.cancel.setToolTip("Stop after the tile in progress; what is done stays.")
+        self.cancel.clicked.connect(self._on_cancel)
+        self.body.addLayout(row(self.progress, self.cancel))
+        self.note = wrapped_label()
+        self.body.addWidget(self.note)
+        self.body.addStretch(1)
+
+    # -- model ---------------------------------------------------------------------------
+
+    def _on_folder(self, text: str = "") -> None:
+        self.model = None
+        self.about.setText("")
+        if self.folder.path:
+            self._load(None)
+        self._show_state()
+
+    def _load(self, after: Callable[[], None] | None) -> None:
+        self._after_load = after
+        self.about.setText("Loading the model …")
+        self._loader.request(self.backend, self.folder.path, self.device.currentText())
+
+    @notifies
+    def _on_loaded(self, model: predict.LoadedModel) -> None:
+        self.model = model
+        self.about.setText(model.summary())
+        self._show_state()
+        after, self._after_load = self._after_load, None
+        if after is not None:
+            after()
+
+    def _on_load_failed(self, error: BaseException) -> None:
+        self._after_load = None
+        self.about.setText("")
+        self._show_state()
+        show_failure(error)
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    @notifies
+    def _on_view(self, checked: bool = False) -> None:
+        image, model = self._ready()
+        if model is None:
+            self._load(self._on_view)
+            return
+        predict.check_fit(model, image)
+        layers = self.picker.choice.layers if self.picker.choice else ()
+        box = visible_box(layers[0], image.transform)
+        if box is None:
+            raise InputError("the view shows no part of the image. Move the image into the view.")
+        shape = model.grid_shape(image.pyramid.spatial_shape)
+        region = predict.plan_region(box, shape, model.levels[0])
+        canvas = np.zeros(region.shape, model.label_dtype)
+        layer = self._add_labels(canvas, f"{image.name}: prediction in view", image, region.factor,
+                                 region.offset(), model)
+        backend = self.backend
+        self._start(
+            lambda: predict.predict_region(backend, image, model, region), _Painter(layer, region)
+        )
+
+    @notifies
+    def _on_whole(self, checked: bool = False) -> None:
+        image, model = self._ready()
+        if model is None:
+            self._load(self._on_whole)
+            return
+        predict.check_fit(model, image)
+        output = Path(self.output.path or predict.default_output(image, model.folder))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self.output.line.setText(str(output))
+        backend = self.backend
+
+        def generate() -> Iterator[Any]:
+            return iter(backend.predict_to_zarr(image.pyramid, model.module, output))
+
+        self._start(generate, finish=lambda: self._show_store(output, image, model))
+
+    def _ready(self) -> tuple[ResolvedImage, predict.LoadedModel | None]:
+        image = self.picker.resolve(self.backend)
+        if image is None:
+            raise InputError("no image is chosen. Open an image and choose it above.")
+        if not self.folder.path:
+            raise InputError("no model is chosen. Choose the folder of a fine-tuning run.")
+        return image, self.model
+
+    def _start(
+        self, generate: Callable[[], Iterator[Any]], painter: _Painter | None = None,
+        finish: Callable[[], None] | None = None,
+    ) -> None:
+        self._painter, self._finish = painter, finish
+        self.progress.setRange(0, 0)
+        self.note.setText("")
+        self.job = Job(generate)
+        self.job.reported.connect(self._on_reported)
+        self.job.ended.connect(self._on_ended)
+        self.destroyed.connect(self.job.cancel)
+        self.job.start()
+        self._show_state()
+
+    @notifies
+    def _on_reported(self, event: Any) -> None:
+        if hasattr(event, "message"):
+            show_hint(event.message)
+        if not hasattr(event, "done"):
+            return
+        self.progress.setRange(0, event.total)
+        self.progress.setValue(event.done)
+        self.note.setText(predict.remaining_text(getattr(event, "remaining", None)))
+        if self._painter is not None:
+            self._painter.paint(event)
+
+    @notifies
+    def _on_ended(self, error: BaseException | None) -> None:
+        is_cancelled = self.job is not None and self.job.is_cancelled
+        self.job = None
+        finish, self._finish, self._painter = self._finish, None, None
+        self.note.setText("Cancelled; what is done stays." if is_cancelled else "")
+        self._show_state()
+        if error is not None:
+            show_failure(error)
+        elif finish is not None and not is_cancelled:
+            finish()
+
+    def _on_cancel(self, checked: bool = False) -> None:
+        if self.job is not None:
+            self.note.setText("Stopping after this tile …")
+            self.cancel.setEnabled(False)
+            self.job.cancel()
+
+    def _show_state(self) -> None:
+        is_running = self.job is not None
+        can_start = not is_running and self.picker.choice is not None and bool(self.folder.path)
+        self.view.setEnabled(can_start)
+        self.whole.setEnabled(can_start)
+        self.cancel.setEnabled(is_running)
+        if not is_running:
+            self.progress.setRange(0, 1)
+            self.progress.reset()
+
+    # -- layers --------------------------------------------------------------------------
+
+    def _add_labels(
+        self, data: Any, name: str, image: ResolvedImage, factor: float, offset: Any,
+        model: predict.LoadedModel,
+    ) -> Any:
+        if name in self.viewer.layers:
+            self.viewer.layers.remove(name)
+        place = {**image.transform.layer_kwargs(factor), "translate": np.asarray(offset)}
+        layer = self.viewer.add_labels(
+            data, name=name, opacity=0.5, **place, **class_kwargs(model.table)
+        )
+        layer.editable = False
+        return layer
+
+    def _show_store(self, output: Path, image: ResolvedImage, model: predict.LoadedModel) -> None:
+        labels = self.backend.open_pyramid(str(output))
+        arrays = [LevelArray(labels, index, "yx") for index in range(len(labels.factors))]
+        factor = float(model.levels[0])
+        self._add_labels(arrays if len(arrays) > 1 else arrays[0], f"{image.name}: prediction",
+                         image, factor, [(factor - 1) / 2] * 2, model)
+        self.note.setText(f"The labels are in {output}.")
+
+
+class _Painter:
+    """Puts finished blocks into the layer of a region, while the layer exists."""
+
+    def __init__(self, layer: Any, region: predict.Region) -> None:
+        self._layer, self._region = layer, region
+
+    def paint(self, event: predict.BlockDone) -> None:
+        self._layer.data[self._region.local(event.block)] = event.labels
+        self._layer.refresh()
