@@ -25,7 +25,7 @@ SAME = 0.02
 MOST_READS = 16
 """How many times more pixels may be read so that a level's pixels hold whole ones."""
 
-STRIP = 64 * 2**20
+STRIP = 8 * 2**20
 """Bytes of source pixels that are averaged at once."""
 
 
