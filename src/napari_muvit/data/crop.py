@@ -88,6 +88,8 @@ class Arrays(Protocol):
     @property
     def offsets(self) -> tuple[tuple[float, ...], ...]: ...
     @property
+    def num_channels(self) -> int: ...
+    @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def is_labels(self) -> bool: ...
@@ -170,9 +172,9 @@ def read_region(
     length = arrays.shapes[grid.array_index]
     spans = [source_span(s, n, step, full)
              for s, n, step, full in zip(start, size, grid.steps, length, strict=True)]
-    row_bytes = arrays.dtype.itemsize * float(np.prod([stop - first for first, stop, _ in spans]))
+    pixels = float(np.prod([stop - first for first, stop, _ in spans]))
     axis = len(size) - 2
-    if row_bytes > STRIP and size[axis] > 1:
+    if pixels * arrays.num_channels * arrays.dtype.itemsize > STRIP and size[axis] > 1:
         return _read_in_strips(arrays, grid, start, size, axis)
     block = arrays.read(grid.array_index, [s[0] for s in spans], [s[1] - s[0] for s in spans])
     reduce = choose_labels if arrays.is_labels else average
@@ -200,8 +202,7 @@ def read_padded(
     stop = np.clip(np.asarray(start) + np.asarray(size), 0, grid.shape)
     valid = np.zeros(tuple(size), bool)
     if np.any(stop <= first):
-        channels = arrays.read(0, [0] * len(size), [1] * len(size)).shape[0]
-        return np.zeros((channels, *size), arrays.dtype), valid
+        return np.zeros((arrays.num_channels, *size), arrays.dtype), valid
     pixels = read_region(arrays, grid, first.tolist(), (stop - first).tolist())
     if pixels.shape[1:] == tuple(size):
         return pixels, ~valid
