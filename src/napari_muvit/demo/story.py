@@ -1,0 +1,202 @@
+"""The demo's steps: pretrain, fine-tune, predict, score and report, on one real image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_muvit.demo import colour, pictures, prepare, stains
+from napari_muvit.doors.progress import ProgressPrinter
+from napari_muvit.doors.shell import duration, say
+
+CROP_SIZE, BATCH_SIZE = 128, 8
+LARGEST_WHOLE = 4096
+"""Side, px of the finest level, up to which the demo predicts the whole image."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `napari-muvit demo` was asked for; `steps` are those of the two trainings."""
+
+    output: Path
+    image: str | None = None
+    labels: str | None = None
+    levels: tuple[float, ...] = (1, 4)
+    steps: tuple[int, ...] = (200, 400)
+    seed: int = 0
+
+
+def run_demo(options: DemoOptions) -> list[str]:
+    """Run the whole demo; the paths that napari should open."""
+    began = time.monotonic()
+    options.output.mkdir(parents=True)
+    if options.image is None:
+        shown = _own_story(options)
+    elif options.labels is None:
+        shown = _image_story(options)
+    else:
+        shown = _labelled_story(options)
+    say(f"demo: done in {duration(time.monotonic() - began)}; "
+        f"everything lies in {options.output}, begin with report.png")
+    return shown
+
+
+def _own_story(options: DemoOptions) -> list[str]:
+    """The built-in image: labels from colour, scores on the part that was not trained on."""
+    folder = options.output
+    say("demo 1/6: writing the image and labels of its left part as OME-Zarr")
+    image, rgb = prepare.write_image(folder)
+    labels, held_out, truth = prepare.write_labels(folder, rgb)
+    say("demo 2/6: pretraining on the image without labels (masked autoencoder)")
+    pretraining = _train("pretrain", options, str(image))
+    say("demo 3/6: fine-tuning on the labelled part (UNETR head)")
+    finetuning = _train("finetune", options, str(image), labels=str(labels),
+                        pretrained=str(pretraining))
+    say("demo 4/6: predicting the whole image, lazily and to OME-Zarr")
+    prediction, values = _predict(options, str(image), finetuning)
+    say("demo 5/6: scoring the part that was not trained on")
+    lines = _score(prediction, held_out, rgb, truth)
+    say("demo 6/6: drawing report.png")
+    table = prepare.class_table()
+    shown_labels = np.where(np.arange(rgb.shape[1]) < prepare.TRAIN_COLUMNS, truth, 0)
+    pictures.report(
+        folder / "report.png", "MuViT demo: immunohistochemistry", rgb,
+        [("labels it trained on", shown_labels), ("prediction", values)],
+        table, [pretraining, finetuning], lines,
+    )
+    return [str(image), str(prediction)]
+
+
+def _image_story(options: DemoOptions) -> list[str]:
+    """A user's image without labels: pretraining and a picture of its features."""
+    from napari_muvit import api
+
+    image = str(options.image)
+    say("demo 1/3: pretraining on the image (masked autoencoder)")
+    pretraining = _train("pretrain", options, image)
+    say("demo 2/3: features of the encoder in the middle of the image")
+    pyramid = api.open_pyramid(image)
+    feature_maps = api.features(image, str(pretraining), level=options.levels[-1])
+    say("demo 3/3: drawing report.png")
+    pictures.report(
+        options.output / "report.png", f"MuViT demo: {pyramid.name}", pictures.overview(pyramid),
+        [], None, [pretraining], ["No labels were given: pretraining and features only."],
+        extra=[("features (three principal components)", pictures.feature_colours(feature_maps))],
+    )
+    return [image]
+
+
+def _labelled_story(options: DemoOptions) -> list[str]:
+    """A user's image and labels: the same job, scored on the blocks kept for validation."""
+    from napari_muvit import api
+
+    image, labels = str(options.image), str(options.labels)
+    say("demo 1/4: pretraining on the image without labels (masked autoencoder)")
+    pretraining = _train("pretrain", options, image)
+    say("demo 2/4: fine-tuning on the labels (UNETR head), a fifth kept for validation")
+    finetuning = _train("finetune", options, image, labels=labels, pretrained=str(pretraining),
+                        val_fraction=0.2)
+    say("demo 3/4: predicting to OME-Zarr")
+    prediction, values = _predict(options, image, finetuning)
+    say("demo 4/4: drawing report.png")
+    pyramid = api.open_pyramid(image)
+    model = api.load_model(finetuning)
+    pictures.report(
+        options.output / "report.png", f"MuViT demo: {pyramid.name}", pictures.overview(pyramid),
+        [("prediction", values)], api.ClassTable.from_dict(model.meta.classes),
+        [pretraining, finetuning], ["Scores in validation blocks are in the run's metrics.csv."],
+    )
+    return [image, str(prediction)]
+
+
+def _train(kind: str, options: DemoOptions, image: str, **more: Any) -> Path:
+    """Run one training of the demo; its run folder."""
+    from napari_muvit import api
+
+    steps = options.steps[0] if kind == "pretrain" else options.steps[1]
+    values: dict[str, Any] = {
+        "images": [image], "levels": list(options.levels), "crop_size": CROP_SIZE,
+        "preset": "tiny", "batch_size": BATCH_SIZE, "steps": steps, "seed": options.seed,
+        "learning_rate": 1e-3, "checkpoint_every": max(steps // 4, 1),
+        "preview_every": max(steps // 4, 1), "validate_every": max(steps // 4, 1),
+        "output": str(options.output / kind), **more,
+    }
+    if kind == "finetune":
+        values["encoder_rate"] = 0.5
+    run = getattr(api, kind)(values)
+    for _ in _shown(kind, run):
+        pass
+    return Path(run.folder)
+
+
+def _shown(name: str, events: Iterable[Any]) -> Iterator[Any]:
+    """`events`, each printed on its way."""
+    printer = ProgressPrinter(name)
+    try:
+        for event in events:
+            printer.show(event)
+            yield event
+    finally:
+        printer.close()
+
+
+def _predict(options: DemoOptions, image: str, run: Path) -> tuple[Path, NDArray[np.integer]]:
+    """Predict to OME-Zarr; the store, and the labels of a view of at most `LARGEST_WHOLE` px."""
+    from napari_muvit import api
+
+    lazy = api.predict(image, str(run), overlap=0.25)
+    middle = tuple(slice(max(0, (n - LARGEST_WHOLE) // 2), (n + LARGEST_WHOLE) // 2)
+                   for n in lazy.shape)
+    output = options.output / "prediction.ome.zarr"
+    is_whole = max(lazy.shape) <= LARGEST_WHOLE
+    region = None if is_whole else [(s.start, min(s.stop, n)) for s, n in
+                                    zip(middle, lazy.shape, strict=True)]
+    for _ in _shown("predict", api.predict_to_zarr(image, str(run), output, region=region)):
+        pass
+    written = api.open_pyramid(output).read(0, [s.start for s in middle], [
+        min(s.stop, n) - s.start for s, n in zip(middle, lazy.shape, strict=True)])[0]
+    corner = tuple(slice(s.start, s.start + 256) for s in middle)
+    if not np.array_equal(np.asarray(lazy[corner]), written[:256, :256]):
+        say("demo: warning: the lazy prediction and the one on disk differ")
+    return output, written
+
+
+def _score(
+    prediction: Path, held_out: Path, rgb: NDArray[np.uint8], truth: NDArray[np.uint8]
+) -> list[str]:
+    """Dice of each class on the held-out part: the model, the majority class, colour alone."""
+    from napari_muvit import api
+
+    columns = prepare.TRAIN_COLUMNS
+    train_colours = rgb[:, :columns].reshape(-1, 3).astype(np.float32)
+    train_target = truth[:, :columns].reshape(-1).astype(np.int64)
+    test_colours = rgb.reshape(-1, 3).astype(np.float32)
+    rows = {
+        "MuViT": api.evaluate(prediction, held_out),
+        "colour alone": api.evaluate(
+            _as_image(colour.logistic_regression(train_colours, train_target, test_colours), truth),
+            held_out),
+        "majority class": api.evaluate(
+            _as_image(colour.majority(train_target, truth.size), truth), held_out),
+    }
+    names = {c["value"]: str(c["name"]) for c in stains.CLASSES}
+    lines = ["Dice on the held-out part" + "".join(f"{name:>16}" for name in names.values())]
+    for row, scores in rows.items():
+        shown = "".join(f"{scores.dice.get(value, float('nan')):16.3f}" for value in names)
+        lines.append(f"{row:<25}{shown}")
+    lines.append("These labels were made from colour (stain separation), so colour alone can nearly "
+                 "score as well: this shows that everything works.")
+    lines.append("Why several levels matter is shown by the rings example, where colour says nothing.")
+    for line in lines:
+        say(line)
+    return lines
+
+
+def _as_image(flat: NDArray[np.int64], like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return flat.reshape(like.shape).astype(np.uint8)
