@@ -1,0 +1,88 @@
+"""Regions, models and label layers of the Predict widget."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_muvit import api
+from napari_muvit.errors import InputError
+from napari_muvit.plugin import label_layers, predict
+
+TABLE = api.ClassTable(
+    (api.LabelClass(1, "rest", "#808080"), api.LabelClass(5, "nuclei", "#ff0000")), background=1
+)
+
+
+@given(
+    low=st.tuples(st.floats(0, 400), st.floats(0, 400)),
+    side=st.tuples(st.floats(1, 900), st.floats(1, 900)),
+    factor=st.sampled_from([1.0, 2.0, 3.0]),
+)
+def test_blocks_cover_the_region_once(
+    low: tuple[float, float], side: tuple[float, float], factor: float
+) -> None:
+    box = np.array([low, np.add(low, side)])
+    shape = tuple(int(np.ceil(n / factor)) for n in (500, 700))
+    region = predict.plan_region(box, shape, factor, block=64)
+    written = np.zeros(region.shape, int)
+    for block in region.blocks:
+        written[region.local(block)] += 1
+    assert np.all(written == 1)
+    first = region.offset() - factor / 2
+    assert np.all(first <= np.maximum(box[0], -0.5) + 1e-6)
+
+
+def test_region_starts_in_the_middle() -> None:
+    region = predict.plan_region(np.array([[-0.5, -0.5], [299.5, 299.5]]), (300, 300), 1, block=100)
+    assert region.blocks[0] == (slice(100, 200), slice(100, 200))
+
+
+def test_region_outside_is_refused() -> None:
+    with pytest.raises(InputError, match="no part"):
+        predict.plan_region(np.array([[900.0, 900.0], [950.0, 950.0]]), (300, 300), 1)
+
+
+def test_model_that_does_not_segment_is_refused() -> None:
+    backend = SimpleNamespace(load_model=lambda folder, device: SimpleNamespace(meta=None))
+    with pytest.raises(InputError, match="Fine-tune"):
+        predict.load(backend, "run", "cpu")
+    with pytest.raises(InputError, match="Choose"):
+        predict.load(backend, " ", "cpu")
+
+
+def test_remaining_time_is_said() -> None:
+    texts = [predict.remaining_text(s) for s in (None, 0.2, 65, 600, 7200, float("nan"))]
+    assert texts == ["", "about 1 s left", "about 65 s left", "about 10 min left",
+                     "about 2.0 h left", ""]
+
+
+def test_classes_have_their_colours_and_background_none() -> None:
+    colors = label_layers.class_colors(TABLE)
+    assert colors[5] == (1.0, 0.0, 0.0, 1.0)
+    assert colors[1] == colors[0] == colors[None] == (0, 0, 0, 0)
+    assert label_layers.class_features(TABLE) == {"index": [1, 5], "class": ["rest", "nuclei"]}
+
+
+def test_areas() -> None:
+    rows = label_layers.areas({1: 10, 5: 3}, TABLE, pixel_area=16, um2=0.25)
+    assert rows == [("rest", "160", "40"), ("nuclei", "48", "12")]
+
+
+@pytest.mark.parametrize("axes", ["yx", "cyx", "yxc"])
+@pytest.mark.parametrize("key", [
+    (), (slice(2, 9), slice(1, 5)), (slice(None, None, 2), slice(3, 4)), (4, slice(2, 6)), (-1, -2),
+])
+def test_level_array_reads_like_numpy(axes: str, key: tuple[object, ...]) -> None:
+    channels = 1 if axes == "yx" else 3
+    image = np.random.default_rng(0).integers(0, 255, (channels, 16, 12), dtype=np.uint8)
+    pyramid = api.pyramid_from_arrays([image], axes="cyx")
+    expected = {"yx": image[0], "cyx": image, "yxc": np.moveaxis(image, 0, -1)}[axes]
+    array = label_layers.LevelArray(pyramid, 0, axes)
+    whole_key = (slice(None), *key) if axes == "cyx" and key else key
+    assert array.shape == expected.shape
+    assert np.array_equal(array[whole_key], expected[whole_key])
