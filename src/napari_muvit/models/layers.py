@@ -77,7 +77,8 @@ class Attention(nn.Module):
 
     def split(self, x_BND: Tensor) -> Tensor:
         """(B, N, D) as heads, (B, H, N, E)."""
-        return x_BND.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, num_tokens, width = x_BND.shape
+        return x_BND.reshape(batch, num_tokens, self.heads, width // self.heads).transpose(1, 2)
 
     def queries(self, x_BND: Tensor, table: RotaryTable | None) -> Tensor:
         """Turned queries (B, H, N, E)."""
@@ -128,7 +129,7 @@ class TransformerLayer(nn.Module):
 
     def keys_values(self, x: Tensor, table: RotaryTable | None) -> KeysValues:
         """Keys and values of self-attention for tokens (B, N, D)."""
-        return self.attn.keys_values(self.norm1(x), table)
+        return self.attn.keys_values(kernels.product_input(self.norm1(x)), table)
 
     def forward(
         self, x: Tensor, coords: Tensor | None, pattern: Pattern = None,
@@ -144,10 +145,10 @@ class TransformerLayer(nn.Module):
             Keys and values to look at instead of the tokens' own.
         """
         table = self.table(coords)
-        normed = self.norm1(x)
+        normed = kernels.product_input(self.norm1(x))
         keys_values = self.attn.keys_values(normed, table) if context is None else context
         x = x + self.attn(self.attn.queries(normed, table), keys_values, pattern)
-        return x + self.ff(self.norm2(x))
+        return x + self.ff(kernels.product_input(self.norm2(x)))
 
 
 def level_groups(mode: str, ranks: Sequence[int], num_patches: int) -> Groups | None:
