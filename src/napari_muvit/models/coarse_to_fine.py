@@ -47,7 +47,7 @@ def encode_context(encoder: Encoder, x_coarse: Tensor, bbox_coarse: Tensor) -> C
     tokens = encoder.tokenize(x_coarse, bbox_coarse, rows=rows)
     pattern = level_groups("coarse_to_fine", range(num_levels), math.prod(tokens.grid))
     x, keys_values, outputs = tokens.x, [], []
-    for layer in encoder.layers:
+    for layer in encoder.blocks:
         own = layer.keys_values(x, layer.table(tokens.coords))
         x = layer(x, tokens.coords, pattern, own)
         keys_values.append(own)
@@ -71,7 +71,7 @@ def encode_fine(
         for i in range(num_fine)
     )
     x, kept = tokens.x, []
-    for i, (layer, cached) in enumerate(zip(encoder.layers, context.keys_values, strict=True)):
+    for i, (layer, cached) in enumerate(zip(encoder.blocks, context.keys_values, strict=True)):
         own = layer.keys_values(x, layer.table(tokens.coords))
         both = tuple(
             torch.cat([mine, theirs.expand(batch, -1, -1, -1)], dim=2)

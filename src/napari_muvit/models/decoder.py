@@ -88,7 +88,8 @@ class Decoder(nn.Module):
         context, context_coords
             (B, M, in_channels) and (B, M, A): what the first layer looks at.
         """
-        coords, context_coords = _centre(coords, context_coords, self.proj[0].weight.dtype)
+        dtype = cast(nn.Linear, self.proj[0]).weight.dtype
+        coords, context_coords = _centre(coords, context_coords, dtype)
         x = self.embed(x)
         keys_values = None
         if context is not None and len(self.layers):

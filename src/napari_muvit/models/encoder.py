@@ -139,6 +139,11 @@ class Encoder(CropEmbedding):
         """All constructor arguments."""
         return {**self._config, **self._policies}
 
+    @property
+    def blocks(self) -> list[TransformerLayer]:
+        """The layers, by type."""
+        return [cast(TransformerLayer, layer) for layer in self.layers]
+
     def pattern(self, num_patches: int) -> Pattern:
         """Who may look at whom when all tokens of all levels are there."""
         groups = level_groups(self.attention_mode, self.ranks, num_patches)
@@ -225,9 +230,9 @@ class Encoder(CropEmbedding):
         num_patches = math.prod(tokens.grid)
         before = range(self.num_layers)[layer]
         state = tokens.x
-        for block in list(self.layers)[:before]:
-            state = block(state, tokens.coords, self.pattern(num_patches))
-        block = cast(TransformerLayer, self.layers[before])
+        for earlier in self.blocks[:before]:
+            state = earlier(state, tokens.coords, self.pattern(num_patches))
+        block = self.blocks[before]
         table = block.table(tokens.coords)
         normed = block.norm1(state)
         q, k = block.attn.queries(normed, table), block.attn.keys_values(normed, table)[0]
@@ -250,7 +255,7 @@ class Encoder(CropEmbedding):
         self, rule: MaskRule, batch: int, num_patches: int,
         generator: torch.Generator | None = None,
     ) -> Mask:
-        """A mask for `batch` samples of `num_patches` patches per level, on the encoder's device."""
+        """A mask for `batch` samples, `num_patches` patches per level, on the encoder's device."""
         mask = draw_mask(rule, batch, self.levels, num_patches, generator)
         return mask.to(self.weight.device)
 

@@ -60,7 +60,7 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1)
+    return cast(Tensor, scores.softmax(dim=-1))
 
 
 class Attention(nn.Module):
@@ -148,7 +148,7 @@ class TransformerLayer(nn.Module):
         normed = kernels.product_input(self.norm1(x))
         keys_values = self.attn.keys_values(normed, table) if context is None else context
         x = x + self.attn(self.attn.queries(normed, table), keys_values, pattern)
-        return x + self.ff(kernels.product_input(self.norm2(x)))
+        return x + cast(Tensor, self.ff(kernels.product_input(self.norm2(x))))
 
 
 def level_groups(mode: str, ranks: Sequence[int], num_patches: int) -> Groups | None:

@@ -143,10 +143,12 @@ class MAE(nn.Module):
         blocks = [slice(i * num_patches, (i + 1) * num_patches) for i in range(num_levels)]
         decoders = cast(list[Decoder], list(cast(nn.ModuleList, self.decoder)))
         if self.decoder_mode == "multi":
-            parts = [d.decode(spread, table, coords, b) for d, b in zip(decoders, blocks, strict=True)]
+            pairs = zip(decoders, blocks, strict=True)
+            parts = [d.decode(spread, table, coords, block) for d, block in pairs]
         else:
             z = spread(table)
-            parts = [d(z[:, b], coords[:, b]) for d, b in zip(decoders, blocks, strict=True)]
+            pairs = zip(decoders, blocks, strict=True)
+            parts = [d(z[:, block], coords[:, block]) for d, block in pairs]
         return torch.cat(parts, dim=1)
 
     def _targets(self, patches: Tensor, eps: float) -> Targets:
@@ -240,12 +242,12 @@ class MAE(nn.Module):
     def patch_token_to_image(self, x: Tensor, *shape: int) -> Tensor:
         """Patches (B, N, P) as images (B, L, C, *S); `shape` is (C, *S)."""
         num_levels = len(self.encoder.levels)
-        patches = x.unflatten(1, (num_levels, x.shape[1] // num_levels))
+        patches = x.reshape(x.shape[0], num_levels, x.shape[1] // num_levels, x.shape[2])
         return unpatchify(patches, self.patch_size, shape[0], shape[1:])
 
     def token_to_patch(self, x: Tensor) -> Tensor:
         """One-channel patches (B, N, P) with their axes, (B, N, *patch)."""
-        return x.unflatten(-1, self.patch_size)
+        return x.reshape(*x.shape[:-1], *self.patch_size)
 
     def extract_levels(self, levels: Sequence[Number], copy: bool = True) -> Self:
         """An autoencoder with some of the levels, in the given order; see `Encoder`."""

@@ -124,7 +124,7 @@ def rotate(t_BHNE: Tensor, table: RotaryTable | None) -> Tensor:
     if table is None:
         return t_BHNE
     cos, sin = table
-    pairs = t_BHNE.to(cos.dtype).unflatten(-1, (-1, 2))
+    pairs = t_BHNE.to(cos.dtype).reshape(*t_BHNE.shape[:-1], cos.shape[-1], 2)
     if t_BHNE.device.type == "cpu" and not torch.compiler.is_compiling():
         # The same products in one pass through memory, five times faster on a CPU.
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
