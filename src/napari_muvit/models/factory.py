@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig, RunConfig
 from napari_muvit.errors import ChannelError, ConfigError
 from napari_muvit.models.encoder import Encoder
+from napari_muvit.models.mae import MAE
 from napari_muvit.models.segmenter import Segmenter
-
-if TYPE_CHECKING:
-    from napari_muvit.models.mae import MAE
 
 AXES = "tzyx"
 
@@ -24,8 +22,6 @@ def build_mae(config: PretrainConfig, in_channels: int, ndim: int) -> MAE:
     ConfigError, InputError
         If sizes do not fit `ndim` axes or one another.
     """
-    from napari_muvit.models.mae import MAE
-
     sizes = config.model_sizes()
     return MAE(
         **_encoder_arguments(config, in_channels, ndim),

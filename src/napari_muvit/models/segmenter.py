@@ -1,17 +1,19 @@
 """Stages 3 to 5 of 7: a nested crop becomes logits of its finest level (MuViT, section 3.4).
 
-Axis letters: B batch, L levels, C channels, S spatial extent, A spatial axes, G patch grid,
-N tokens, D encoder width, K classes.
+Axis letters: B batch, L levels (Lf fine ones), C channels, S spatial extent, A spatial axes,
+G patch grid, N tokens, D encoder width, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from napari_muvit.errors import InputError
+from napari_muvit.models.coarse_to_fine import Context
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.kernels import product_precision
 from napari_muvit.models.mask2former import Mask2Former
@@ -105,20 +107,52 @@ class Segmenter(nn.Module):
 
     def forward_with_tokens(self, x: Tensor, bbox: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, K, *S), and the last layer's tokens (B, L, *G, D) that they come from."""
-        layers = self._encode(x, bbox)
+        with self._encoder_gradients():
+            outputs = self.encoder.forward_layers(x, bbox, layers=self._wanted)[0]
         boxes = self._naive_boxes(x) if bbox is None else bbox
+        layers = self._as_maps(outputs, x)
+        return self._run_head(layers, x, boxes), layers[-1]
+
+    def encode_context(self, x_coarse: Tensor, bbox_coarse: Tensor) -> Context:
+        """What `forward_fine` needs of the coarse levels, see `Encoder.encode_context`."""
+        with self._encoder_gradients():
+            return self.encoder.encode_context(x_coarse, bbox_coarse)
+
+    def forward_fine(self, x_fine: Tensor, bbox: Tensor, context: Context) -> Tensor:
+        """As `forward`, computing the fine levels only; needs ``coarse_to_fine`` attention.
+
+        Parameters
+        ----------
+        x_fine
+            (B, Lf, C, *S) crops of the levels that the context lacks.
+        bbox
+            (B, L, 2, A) boxes of all levels.
+        context
+            Of the coarse levels, for each sample or one for all.
+        """
+        with self._encoder_gradients():
+            fine = bbox[:, : x_fine.shape[1]]
+            outputs = self.encoder.encode_fine(x_fine, fine, context, self._wanted)[-1]
+        return self._run_head(self._as_maps(outputs, x_fine), x_fine, bbox)
+
+    @property
+    def _wanted(self) -> list[int]:
+        return sorted(set(self.skip_layers))
+
+    def _encoder_gradients(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self._freeze_encoder)
+
+    def _as_maps(self, outputs: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+        """Outputs (B, N, D) of the wanted layers as (B, L, *G, D) for each skip."""
+        found = dict(zip(self._wanted, outputs, strict=True))
+        grid = patch_grid(x.shape[3:], self.encoder.patch_size)
+        shape = (x.shape[0], len(self.levels), *grid, self.encoder.dim)
+        return [found[layer].reshape(shape) for layer in self.skip_layers]
+
+    def _run_head(self, layers: Sequence[Tensor], x: Tensor, boxes: Tensor) -> Tensor:
         with product_precision(x.device.type):
             logits: Tensor = self.head(layers, x[:, 0], boxes)
-        return logits.to(x.dtype), layers[-1]
-
-    def _encode(self, x: Tensor, bbox: Tensor | None) -> list[Tensor]:
-        """Tokens after each skip layer, (B, L, *G, D)."""
-        wanted = sorted(set(self.skip_layers))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._freeze_encoder):
-            outputs, _, _ = self.encoder.forward_layers(x, bbox, layers=wanted)
-        found = dict(zip(wanted, outputs, strict=True))
-        shape = (len(self.levels), *patch_grid(x.shape[3:], self.encoder.patch_size))
-        return [found[layer].reshape(x.shape[0], *shape, -1) for layer in self.skip_layers]
+        return logits.to(x.dtype)
 
     def _naive_boxes(self, x: Tensor) -> Tensor:
         encoder = self.encoder
