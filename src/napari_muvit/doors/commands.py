@@ -1,0 +1,123 @@
+"""The commands of `napari-muvit` that are one call of `api` each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_muvit.doors.options import Parser, add_flags, merge
+from napari_muvit.doors.progress import ProgressPrinter
+from napari_muvit.doors.shell import say
+from napari_muvit.errors import ConfigError
+
+
+def info(args: Sequence[str]) -> int:
+    """Say what an image is: axes, levels, sizes, and what MuViT would read from where."""
+    parser = Parser(prog="napari-muvit info", description=info.__doc__)
+    parser.add_argument("source", metavar="SOURCE", help="Image file, OME-Zarr folder or URL.")
+    parser.add_argument("--levels", nargs="+", type=float, default=None, metavar="N",
+                        help="MuViT levels to look up; by default those that suit the image.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    given = parser.parse_strictly(args)
+    from napari_muvit import api
+
+    found = api.describe(given.source, levels=given.levels)
+    text = json.dumps(found.to_dict(), indent=2) if given.json else str(found)
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def convert(args: Sequence[str]) -> int:
+    """Write any image as an OME-Zarr pyramid; streams, and continues what is there."""
+    parser = Parser(prog="napari-muvit convert", description=convert.__doc__)
+    parser.add_argument("source", metavar="SOURCE", help="Anything that can be read.")
+    parser.add_argument("output", metavar="OUT.ome.zarr", help="Store to write.")
+    parser.add_argument("--levels", nargs="+", type=float, default=[1, 2, 4, 8], metavar="N",
+                        help="Downsampling factors of the arrays (default: 1 2 4 8).")
+    parser.add_argument("--chunk", type=int, default=512, metavar="PX", help="Side of a chunk.")
+    parser.add_argument("--shard", type=int, default=None, metavar="PX",
+                        help="Side of a shard, a multiple of the chunk; none by default.")
+    parser.add_argument("--format", choices=["0.4", "0.5"], default="0.5", metavar="{0.4,0.5}",
+                        help="NGFF version (default: 0.5).")
+    parser.add_argument("--labels", action="store_true",
+                        help="The source is a label image: keep values, never average.")
+    given = parser.parse_strictly(args)
+    from napari_muvit import api
+
+    events = api.convert(
+        given.source, given.output, levels=given.levels, chunk=given.chunk, shard=given.shard,
+        fmt=given.format, as_labels=given.labels,
+    )
+    show_events("convert", events)
+    say(f"convert: wrote {given.output}")
+    return 0
+
+
+def predict(args: Sequence[str]) -> int:
+    """Predict one or many images to OME-Zarr labels; continues what is there."""
+    from napari_muvit.config import PredictConfig
+
+    parser = Parser(prog="napari-muvit predict", description=predict.__doc__,
+                    usage="%(prog)s IMAGE... --model RUN --output OUT.ome.zarr [OPTION...]")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="Images, or one CSV.")
+    parser.add_argument("--config", metavar="YAML", help="Options from a YAML file; flags win.")
+    add_flags(parser, PredictConfig, skip=["images"])
+    given = vars(parser.parse_strictly(args))
+    images = given.pop("images")
+    config = merge(PredictConfig, given | ({"images": images} if images else {}),
+                   given.pop("config"))
+    from napari_muvit import api
+
+    return show_events("predict", api.predict_images(config))
+
+
+def evaluate(args: Sequence[str]) -> int:
+    """Score a prediction against the truth: Dice and IoU of each class, and their mean."""
+    parser = Parser(prog="napari-muvit evaluate", description=evaluate.__doc__)
+    parser.add_argument("prediction", metavar="PREDICTION", help="Predicted label image.")
+    parser.add_argument("truth", metavar="TRUTH", help="True label image.")
+    parser.add_argument("--unlabelled", type=int, default=None, metavar="V",
+                        help="Value in TRUTH that means not judged.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    given = parser.parse_strictly(args)
+    from napari_muvit import api
+
+    scores = api.evaluate(given.prediction, given.truth, unlabelled=given.unlabelled)
+    text = json.dumps(scores.to_dict(), indent=2) if given.json else str(scores)
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def export(args: Sequence[str]) -> int:
+    """Write a model in the official project's format."""
+    parser = Parser(prog="napari-muvit export", description=export.__doc__)
+    parser.add_argument("run", metavar="RUN", help="Run folder or model folder.")
+    parser.add_argument("--format", choices=["official"], required=True, metavar="{official}",
+                        help="official: the folder that the muvit package reads.")
+    parser.add_argument("--output", metavar="FOLDER", help="Folder to write; RUN/FORMAT if absent.")
+    given = parser.parse_strictly(args)
+    from napari_muvit import api
+
+    output = Path(given.output or Path(given.run) / given.format)
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{str(output)!r} is not empty; nothing is overwritten. Pass another "
+                          "--output.", field="output")
+    api.export(given.run, output, format=given.format)
+    say(f"export: wrote {output}")
+    return 0
+
+
+def show_events(name: str, events: Iterable[Any]) -> int:
+    """Print events until they end; exit status 1 where one of them reports a failure."""
+    printer = ProgressPrinter(name)
+    failed = False
+    try:
+        for event in events:
+            printer.show(event)
+            failed = failed or getattr(event, "reason", None) == "failed"
+    finally:
+        printer.close()
+    return int(failed)

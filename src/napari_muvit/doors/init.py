@@ -1,0 +1,98 @@
+"""`napari-muvit init`: a config file with every option explained, for given images."""
+
+from __future__ import annotations
+
+import math
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from napari_muvit.config import (
+    SCHEMA_VERSION,
+    FinetuneConfig,
+    Options,
+    PretrainConfig,
+    parse_config,
+)
+from napari_muvit.doors.options import Parser
+from napari_muvit.doors.shell import say
+from napari_muvit.errors import RunExistsError
+
+KINDS: dict[str, type[Options]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+
+
+def init(args: Sequence[str]) -> int:
+    """Write a commented config for training on given images."""
+    parser = Parser(prog="napari-muvit init", description=init.__doc__)
+    parser.add_argument("kind", choices=list(KINDS), metavar="{pretrain,finetune}")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="Images to learn from.")
+    parser.add_argument("--labels", nargs="+", default=None, metavar="LABELS",
+                        help="One label image for each image (finetune).")
+    parser.add_argument("--output", metavar="YAML", help="File to write; printed if absent.")
+    given = parser.parse_strictly(args)
+    text = config_text(given.kind, given.images, given.labels)
+    if given.output is None:
+        sys.stdout.write(text)
+        return 0
+    if Path(given.output).exists():
+        raise RunExistsError(f"{given.output!r} exists; nothing is overwritten. Pass another name.")
+    Path(given.output).write_text(text, encoding="utf-8")
+    say(f"init: wrote {given.output}; start with "
+        f"python -m napari_muvit.train {given.kind} --config {given.output}")
+    return 0
+
+
+def config_text(kind: str, images: Sequence[str], labels: Sequence[str] | None) -> str:
+    """The config file for `images`, its levels chosen to suit them."""
+    from napari_muvit import api
+
+    crop_size, levels = suggest_crops(api.open_pyramid(images[0]).spatial_shape)
+    values: dict[str, Any] = {
+        "images": list(images), "levels": levels, "crop_size": [crop_size],
+        "output": f"runs/{kind}",
+    }
+    if kind == "finetune":
+        values["labels"] = list(labels or [str(Path(i).with_suffix("")) + "_labels.ome.zarr"
+                                           for i in images])
+    config = parse_config(KINDS[kind], values)
+    return "\n".join([*_header(kind), *_commented(config)]) + "\n"
+
+
+def suggest_crops(spatial_shape: Sequence[int]) -> tuple[int, list[int]]:
+    """Crop size and levels for an image: from full detail to a view of about the whole side.
+
+    The coarsest level is the largest power of two, up to 32, whose crop fits the longer side;
+    a middle one joins where the two are far apart (the paper takes 1, 8, 32 for 13 000 px).
+    """
+    side = max(spatial_shape[-2:])
+    crop_size = 256 if side >= 1024 else 128
+    power = max(0, min(5, int(math.log2(max(1.0, side / crop_size)))))
+    levels = {1, 2**power} | ({2 ** (power // 2 + power % 2)} if power >= 4 else set())
+    return crop_size, sorted(levels)
+
+
+def _header(kind: str) -> list[str]:
+    return [
+        f"# Options of: python -m napari_muvit.train {kind} --config THIS_FILE",
+        "# A flag on the command line wins over its line here; lines may be left out.",
+        f"schema_version: {SCHEMA_VERSION}",
+    ]
+
+
+def _commented(config: Options) -> Iterator[str]:
+    group = None
+    values = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        found = extra.get("group") if isinstance(extra, dict) else None
+        if found != group:
+            group = found
+            yield f"\n# ---- {group}"
+        yield from textwrap.wrap(field.description or "", 92, initial_indent="# ",
+                                 subsequent_indent="#   ")
+        style = None if isinstance(values[name], list) else False
+        yield yaml.safe_dump({name: values[name]}, default_flow_style=style).strip()

@@ -1,0 +1,131 @@
+"""The headless doors: good input does its work, bad input is one sentence and exit status 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_muvit import api
+from napari_muvit.__main__ import COMMANDS, main, usage
+from napari_muvit.config import FinetuneConfig, PretrainConfig, parse_config
+from napari_muvit.doors.doctor import examine
+from napari_muvit.doors.init import config_text, suggest_crops
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 96, 128), np.uint8)
+    path = tmp_path / "image.ome.zarr"
+    for _ in api.convert(pixels, path, levels=(1, 2), chunk=64):
+        pass
+    return path
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """What the last command said on stderr: one line, no traceback."""
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["evalute"], "Did you mean 'evaluate'"),
+        (["info"], "SOURCE"),
+        (["info", "nowhere.ome.zarr"], "nowhere.ome.zarr"),
+        (["info", "x", "--jsn"], "Did you mean '--json'"),
+        (["convert", "nowhere.tif", "out.ome.zarr"], "nowhere.tif"),
+        (["evaluate", "nowhere.ome.zarr", "there.ome.zarr"], "nowhere.ome.zarr"),
+        (["predict", "nowhere.ome.zarr", "--output", "o.ome.zarr"], "model"),
+        (["train", "pretrian"], "pretrain"),
+        (["train", "resume", "nowhere"], "nowhere"),
+        (["demo", "--labels", "x"], "--image"),
+        (["init", "pretrain", "nowhere.tif"], "nowhere.tif"),
+    ],
+)
+def test_bad_input_is_a_sentence(
+    args: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    assert words in sentence(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_ome_zarr_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert main(["info", str(tmp_path / "folder")]) == 2
+    assert "folder" in sentence(capsys)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"  {name}" in usage()
+    args = [name, "--help"]
+    if name == "train":
+        assert main(args) == 0
+    else:
+        with pytest.raises(SystemExit) as stop:
+            main(args)
+        assert stop.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_info_says_what_an_image_is(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(image), "--levels", "1", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "OME-Zarr" in text
+    assert "averaged" in text
+    assert main(["info", str(image), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_convert_keeps_pixels_and_averages(image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.ome.zarr"
+    assert main(["convert", str(image), str(output), "--levels", "1", "4", "--format", "0.4"]) == 0
+    before, after = api.open_pyramid(image), api.open_pyramid(output)
+    assert after.factors == ((1.0, 1.0), (4.0, 4.0))
+    np.testing.assert_array_equal(before.level_image(1), after.level_image(1))
+    np.testing.assert_allclose(before.level_image(4), after.level_image(4), atol=1)
+
+
+@pytest.mark.parametrize(("kind", "config"), [("pretrain", PretrainConfig),
+                                              ("finetune", FinetuneConfig)])
+def test_init_writes_a_config_that_is_valid_and_explains_every_option(
+    kind: str, config: type, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    assert main(["init", kind, str(image), "--output", str(path)]) == 0
+    parsed = parse_config(config, path)
+    assert parsed.images == (str(image),)
+    text = path.read_text()
+    for name in config.model_fields:
+        assert f"\n{name}:" in text
+    capsys.readouterr()
+    assert main(["init", kind, str(image), "--output", str(path)]) == 2
+    assert "nothing is overwritten" in sentence(capsys)
+    assert config_text(kind, [str(image)], None) == text
+
+
+@pytest.mark.parametrize(
+    ("shape", "crop_size", "levels"),
+    [((13000, 9000), 256, [1, 8, 32]), ((512, 512), 128, [1, 4]), ((100, 100), 128, [1]),
+     ((3, 4864, 3968), 256, [1, 4, 16])],
+)
+def test_suggested_levels_reach_from_detail_to_the_whole(
+    shape: tuple[int, ...], crop_size: int, levels: list[int]
+) -> None:
+    assert suggest_crops(shape) == (crop_size, levels)
+
+
+def test_the_doctor_names_every_part() -> None:
+    subjects = [finding.subject for finding in examine()]
+    assert {"Python", "torch", "Qt", "Codecs", "Display"} <= set(subjects)
