@@ -236,6 +236,10 @@ class ComputeOptions(Options):
     threads: Annotated[int | None, option(
         "Threads", "CPU threads of the model; all cores by default.", group="Computer",
         advanced=True, ge=1)] = None
+    kernels: Annotated[Literal["auto", "torch"], option(
+        "Kernels", "auto measures which matrix kernels are fastest on this CPU, and records them; "
+        "torch takes torch's own, the same on every machine.", group="Computer",
+        advanced=True)] = "auto"
 
 
 class ValidationOptions(Options):
