@@ -12,16 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from napari_muvit.errors import InputError
-from napari_muvit.models.layers import KeysValues, level_groups
-
-if TYPE_CHECKING:
-    from napari_muvit.models.encoder import Encoder
+from napari_muvit.models.embedding import CropEmbedding
+from napari_muvit.models.layers import KeysValues, TransformerLayer, level_groups
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,17 @@ class Context:
     num_levels: int
 
 
-def encode_context(encoder: Encoder, x_coarse: Tensor, bbox_coarse: Tensor) -> Context:
+def encode_context(
+    embedding: CropEmbedding, blocks: Sequence[TransformerLayer], x_coarse: Tensor,
+    bbox_coarse: Tensor | None,
+) -> Context:
     """See `Encoder.encode_context`."""
-    _check_mode(encoder)
     num_levels = x_coarse.shape[1]
-    rows = slice(len(encoder.levels) - num_levels, None)
-    tokens = encoder.tokenize(x_coarse, bbox_coarse, rows=rows)
+    rows = slice(len(embedding.levels) - num_levels, None)
+    tokens = embedding.tokenize(x_coarse, bbox_coarse, rows=rows)
     pattern = level_groups("coarse_to_fine", range(num_levels), math.prod(tokens.grid))
     x, keys_values, outputs = tokens.x, [], []
-    for layer in encoder.blocks:
+    for layer in blocks:
         own = layer.keys_values(x, layer.table(tokens.coords))
         x = layer(x, tokens.coords, pattern, own)
         keys_values.append(own)
@@ -56,14 +56,13 @@ def encode_context(encoder: Encoder, x_coarse: Tensor, bbox_coarse: Tensor) -> C
 
 
 def encode_fine(
-    encoder: Encoder, x_fine: Tensor, bbox_fine: Tensor, context: Context,
-    keep: Sequence[int] | None,
+    embedding: CropEmbedding, blocks: Sequence[TransformerLayer], x_fine: Tensor,
+    bbox_fine: Tensor | None, context: Context, keep: Sequence[int] | None,
 ) -> tuple[Any, ...]:
     """See `Encoder.encode_fine`."""
-    _check_mode(encoder)
-    batch, num_fine = x_fine.shape[0], len(encoder.levels) - context.num_levels
+    batch, num_fine = x_fine.shape[0], len(embedding.levels) - context.num_levels
     origin = context.origin.expand(batch, -1)
-    tokens = encoder.tokenize(x_fine, bbox_fine, rows=slice(0, num_fine), origin=origin)
+    tokens = embedding.tokenize(x_fine, bbox_fine, rows=slice(0, num_fine), origin=origin)
     num_patches, num_coarse = math.prod(tokens.grid), context.absolute.shape[1]
     total = num_fine * num_patches + num_coarse
     pattern = tuple(
@@ -71,7 +70,7 @@ def encode_fine(
         for i in range(num_fine)
     )
     x, kept = tokens.x, []
-    for i, (layer, cached) in enumerate(zip(encoder.blocks, context.keys_values, strict=True)):
+    for i, (layer, cached) in enumerate(zip(blocks, context.keys_values, strict=True)):
         own = layer.keys_values(x, layer.table(tokens.coords))
         both = tuple(
             torch.cat([mine, theirs.expand(batch, -1, -1, -1)], dim=2)
@@ -86,11 +85,18 @@ def encode_fine(
     return x, tokens.absolute, level_idx, tuple(kept)
 
 
-def _check_mode(encoder: Encoder) -> None:
-    is_ordered = list(encoder.ranks) == sorted(encoder.ranks)
-    if encoder.attention_mode != "coarse_to_fine" or not is_ordered:
+def check_mode(embedding: CropEmbedding, attention_mode: str) -> None:
+    """Refuse models whose coarse tokens look at finer ones.
+
+    Raises
+    ------
+    InputError
+        If the mode is another, or levels do not ascend.
+    """
+    is_ordered = list(embedding.ranks) == sorted(embedding.ranks)
+    if attention_mode != "coarse_to_fine" or not is_ordered:
         raise InputError(
-            f"attention_mode is {encoder.attention_mode!r} with levels {encoder.levels}; coarse "
-            "levels can be encoded once for many fine tiles only with 'coarse_to_fine' and "
-            "ascending levels. Call the encoder itself."
+            f"attention_mode is {attention_mode!r} with levels {embedding.levels}; coarse levels "
+            "can be encoded once for many fine tiles only with 'coarse_to_fine' and ascending "
+            "levels. Call the encoder itself."
         )

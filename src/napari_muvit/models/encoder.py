@@ -19,7 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import TokenCoordinates, parse_size
-from napari_muvit.models.coarse_to_fine import Context, encode_context, encode_fine
+from napari_muvit.models.coarse_to_fine import (
+    Context,
+    check_mode,
+    encode_context,
+    encode_fine,
+)
 from napari_muvit.models.embedding import CropEmbedding, Number, check_choice, level_rows
 from napari_muvit.models.layers import (
     ATTENTION_MODES,
@@ -291,7 +296,8 @@ class Encoder(CropEmbedding):
         InputError
             If ``attention_mode`` is not ``coarse_to_fine``: only there is the result exact.
         """
-        return encode_context(self, x_coarse, bbox_coarse)
+        check_mode(self, self.attention_mode)
+        return encode_context(self, self.blocks, x_coarse, bbox_coarse)
 
     def encode_fine(
         self, x_fine: Tensor, bbox_fine: Tensor, context: Context,
@@ -315,7 +321,8 @@ class Encoder(CropEmbedding):
         Features (B, Nf, D) of the fine tokens, their coordinates (B, Nf, A) and level positions
         (B, Nf); with `layers` also their outputs (B, N, D) for fine and coarse tokens.
         """
-        return encode_fine(self, x_fine, bbox_fine, context, layers)
+        check_mode(self, self.attention_mode)
+        return encode_fine(self, self.blocks, x_fine, bbox_fine, context, layers)
 
     def extract_levels(self, levels: Sequence[Number], copy: bool = True) -> Self:
         """An encoder with some of the levels, in the given order.
