@@ -104,10 +104,12 @@ def create_annotations(
     check_writable(path.parent)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     pixel_size = pyramid.pixel_size[0] if pyramid.pixel_size is not None else None
+    # The image's own place, from its units to um, so that other viewers overlay the two.
+    unit = np.divide(pixel_size or 1.0, pyramid.spacing)
     create_pyramid(
         unfinished, shape=shape, axes=axes, levels=store_levels(shape, scaled), dtype=np.uint8,
-        chunk=CHUNK, pixel_size=pixel_size, name=path.name.removesuffix(".ome.zarr"),
-        classes=table, overwrite=True,
+        chunk=CHUNK, pixel_size=pixel_size, translation=(unit * pyramid.origin).tolist(),
+        name=path.name.removesuffix(".ome.zarr"), classes=table, overwrite=True,
     )
     edit_attributes(unfinished, {"image": pyramid.source, "windows": []}, table)
     unfinished.rename(path)

@@ -280,7 +280,7 @@ class PyramidArray:
     def __init__(self, pyramid: Any, index: int = 0) -> None:
         self._pyramid, self._index = pyramid, index
         self.dtype = pyramid.dtype
-        self.shape = tuple(int(n) for n in pyramid.array_shapes[index])
+        self.shape = tuple(int(n) for n in pyramid.shapes[index])
         self.ndim = len(self.shape)
 
     def __getitem__(self, cut: tuple[slice, ...]) -> NDArray[Any]:

@@ -168,6 +168,7 @@ class StrokeWriter:
             except Exception as error:  # noqa: BLE001 - flush and `error` tell it; nothing is lost
                 self._fail(error)
                 if self._stopping:
+                    self._log_rest()
                     return
 
     def _write(self, batch: list[tuple[int, list[Change]]]) -> None:
@@ -184,6 +185,15 @@ class StrokeWriter:
             self._num_logged = 0
             self._error = None
             self._condition.notify_all()
+
+    def _log_rest(self) -> None:
+        """Keep for the next opening what cannot go into the image any more, as at exit."""
+        with self._condition:
+            rest = list(self._waiting)[self._num_logged:]
+        try:
+            self._log.append(change for _, changes in rest for change in changes)
+        except OSError as error:
+            self._error = error
 
     def _apply(self, edit: int, changes: list[Change]) -> None:
         for change in changes:
