@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from napari_muvit.training.control import Control
+from napari_muvit.training.device import Numerics
 from napari_muvit.training.engine import Engine
 from napari_muvit.training.events import Event, FinishedEvent
 from napari_muvit.training.folder import RunFolder, create_run
@@ -92,7 +93,7 @@ DEFAULTS: dict[str, Any] = {
 
 def make_engine(
     path: Path, *, task: StubTask | None = None, validate: bool = True, workers: int = 0,
-    control: Control | None = None, **values: Any,
+    control: Control | None = None, numerics: Numerics | None = None, **values: Any,
 ) -> Engine:
     """An engine on a new run folder, or on the one that is there."""
     settings = Settings(**{**DEFAULTS, **values})
@@ -101,9 +102,10 @@ def make_engine(
     parallel = Parallel()
     loader = SampleLoader(Numbers(), settings.batch_size, workers, parallel)
     validation = SampleLoader(Numbers(), settings.batch_size, 0, parallel, limit=20)
+    numerics = numerics or Numerics(torch.device("cpu"))
     engine = Engine(
         task or StubTask(), settings, folder, loader, validation if validate else None, 3,
-        torch.device("cpu"), parallel, control or Control(),
+        numerics, parallel, control or Control(),
     )
     engine.load()
     return engine

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from napari_muvit.errors import RunError
+from napari_muvit.models.kernels import PLAIN, KernelChoice, use_kernels
 
 
 @dataclass(frozen=True)
@@ -92,22 +93,40 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The context of a forward pass in `precision`, "fp32" or "bf16".
+@dataclass(frozen=True)
+class Numerics:
+    """How forward passes are computed: the device, its precision and its kernels."""
+
+    device: torch.device
+    precision: str = "fp32"
+    kernels: KernelChoice = PLAIN
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        """The context of one forward pass, or of one backward pass that recomputes it.
+
+        On a GPU autocast does bf16, because the backward pass has threads of its own there
+        and takes autocast along; on the CPU the measured kernels do.
+        """
+        if self.device.type == "cpu":
+            return use_kernels(self.kernels)
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse bf16 where the device does not do it.
 
     Raises
     ------
     RunError
-        If the device does not do bf16.
+        Naming the device.
     """
-    if precision == "fp32":
-        return nullcontext()
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise RunError(
             f"precision 'bf16' is not supported by {torch.cuda.get_device_name(device)}; "
             "take precision 'fp32'."
         )
-    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from napari_muvit.errors import MuvitError, RunError, SourceError
 from napari_muvit.training.average import WeightAverage
 from napari_muvit.training.clock import RunClock
 from napari_muvit.training.control import Control, StoppedError
-from napari_muvit.training.device import autocast, torch_settings
+from napari_muvit.training.device import Numerics, torch_settings
 from napari_muvit.training.events import (
     CheckpointEvent,
     EpochEvent,
@@ -65,7 +65,7 @@ class Engine:
     training: BatchSource
     validation: BatchSource | None
     num_validation: int
-    device: torch.device
+    numerics: Numerics
     parallel: Parallel
     control: Control
     warnings: tuple[str, ...] = ()
@@ -73,8 +73,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         s = self.settings
+        self.device = self.numerics.device
         self.task.modules.to(self.device)
-        self.stepper = Stepper(self.task, s, self.device, self.parallel, self.control)
+        self.stepper = Stepper(self.task, s, self.numerics, self.parallel, self.control)
         self.average = WeightAverage(self.task.modules, s.ema) if s.ema else None
         self.progress = Progress(accumulate=s.accumulate)
         self.clock = RunClock()
@@ -261,7 +262,7 @@ class Engine:
                 stack.enter_context(self.control.interruptible(self.task.modules))
             for index, batch in enumerate(batches):
                 prepared = self._prepare_fixed(batch, index)
-                with autocast(self.device, self.settings.precision):
+                with self.numerics():
                     total += self.task.scores(move_batch(prepared, self.device)).cpu()
         return self.task.metrics(self.stepper.sum(total))
 
@@ -287,7 +288,7 @@ class Engine:
             batch = next(iter(source.batches(0, 1)))
             first = {name: value[:1] for name, value in batch.items()}
             self.task.modules.eval()
-            with autocast(self.device, self.settings.precision):
+            with self.numerics():
                 picture = self.task.preview(
                     move_batch(self._prepare_fixed(first, 0), self.device))
             path = self.folder.path / PREVIEWS / f"step-{progress.step:08d}.png"

@@ -23,7 +23,6 @@ class Settings:
     epoch_size: int = 10_000
     seed: int = 0
     deterministic: bool = False
-    precision: str = "fp32"
     threads: int | None = None
     validate_every: int = 200
     early_stopping: int | None = None

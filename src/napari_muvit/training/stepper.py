@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from napari_muvit.errors import MuvitError, RunError
 from napari_muvit.training.control import Control, StoppedError
-from napari_muvit.training.device import autocast, is_out_of_memory
+from napari_muvit.training.device import Numerics, is_out_of_memory
 from napari_muvit.training.loader import Batch, move_batch, split_batch
 from napari_muvit.training.parallel import Parallel
 from napari_muvit.training.schedule import rate_at
@@ -40,10 +40,11 @@ class Stepper:
     """
 
     def __init__(
-        self, task: Task, settings: Settings, device: torch.device, parallel: Parallel,
+        self, task: Task, settings: Settings, numerics: Numerics, parallel: Parallel,
         control: Control,
     ) -> None:
-        self.task, self.settings, self.device = task, settings, device
+        self.task, self.settings, self.numerics = task, settings, numerics
+        self.device = numerics.device
         self.parallel, self.control = parallel, control
         groups = [{**group, "lr": settings.learning_rate * group.get("rate", 1.0)}
                   for group in task.parameter_groups()]
@@ -109,8 +110,9 @@ class Stepper:
         try:
             with self.control.interruptible(self.task.modules), self._seeded(step):
                 for part in split_batch(batch, parts):
-                    share = self._forward(part, totals)
-                    share.backward()  # type: ignore[no-untyped-call]
+                    with self.numerics():
+                        share = self.task.loss(move_batch(part, self.device), totals)
+                        share.backward()  # type: ignore[no-untyped-call]
                     loss += share.detach().cpu().double()
         except StoppedError:
             return loss, Outcome.STOPPED, None
@@ -123,10 +125,6 @@ class Stepper:
         except MuvitError as error:
             return loss, Outcome.FAILED, error
         return loss, Outcome.DONE, None
-
-    def _forward(self, part: Batch, totals: Tensor) -> Tensor:
-        with autocast(self.device, self.settings.precision):
-            return self.task.loss(move_batch(part, self.device), totals)
 
     @contextmanager
     def _seeded(self, step: int) -> Iterator[None]:
@@ -160,7 +158,8 @@ class Stepper:
     @torch.no_grad()
     def _is_finite(self, part: Batch) -> bool:
         totals = self.task.totals(part)
-        return bool(torch.isfinite(self._forward(part, totals)))
+        with self.numerics():
+            return bool(torch.isfinite(self.task.loss(move_batch(part, self.device), totals)))
 
 
 def find_samples(batch: Batch, is_fine: Callable[[Batch], bool]) -> list[int]:

@@ -43,10 +43,14 @@ class Task(Protocol):
     modules: nn.Module
     metric: str
     higher_is_better: bool
-    metric_names: Sequence[str]
     num_scores: int
     base_rate: float
     betas: tuple[float, float]
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names of the validation metrics, in the order of the table's columns."""
+        ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters to train, each group with its ``rate`` relative to the learning rate."""

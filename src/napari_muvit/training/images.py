@@ -1,0 +1,132 @@
+"""The images of a run: opened, paired with labels, split into training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_muvit.config import FinetuneConfig, RunConfig
+from napari_muvit.data.cohort import CohortRow, resolve_images
+from napari_muvit.data.dataset import PyramidDataset
+from napari_muvit.data.labels import ClassTable
+from napari_muvit.data.pyramid import Pyramid, open_pyramid
+from napari_muvit.errors import ConfigError
+
+PATHS = ("images", "labels", "val", "val_labels", "pretrained", "tissue")
+"""Options that name files; written absolute, so that a run can be resumed from anywhere."""
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The datasets of a run, and facts about its images."""
+
+    training: PyramidDataset
+    validation: PyramidDataset | None
+    pyramids: tuple[Pyramid, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the training images."""
+        return tuple(pyramid.name for pyramid in self.pyramids)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each training image, by its source."""
+        return {str(p.source or p.name): p.fingerprint for p in self.pyramids}
+
+    def warnings(self) -> list[str]:
+        """What the user should know about the images."""
+        sizes = {p.pixel_size[0] if p.pixel_size else None for p in self.pyramids}
+        found = list(dict.fromkeys(self.training.advice))
+        if len(sizes) > 1:
+            shown = ", ".join("unknown" if s is None else f"{s[-1]:g} um" for s in sizes)
+            found.append(
+                f"the images have different pixel sizes ({shown}); the model will take the first "
+                "one's for its own. Convert the others, or train on them apart."
+            )
+        return found
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """`config` with the paths of files that exist here made absolute."""
+    changed: dict[str, Any] = {}
+    for name in PATHS:
+        value = getattr(config, name, None)
+        if isinstance(value, str):
+            changed[name] = _absolute(value)
+        elif value is not None:
+            changed[name] = tuple(_absolute(entry) for entry in value)
+    return config.model_copy(update=changed)
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
+def open_images(config: RunConfig) -> RunImages:
+    """Open what `config` names, without reading more than normalisation and tissue need.
+
+    Raises
+    ------
+    ConfigError, SourceError, InputError
+        If something is missing, or does not fit together.
+    """
+    is_labelled = isinstance(config, FinetuneConfig)
+    rows = resolve_images(config.images, getattr(config, "labels", None))
+    training = [row for row in rows if row.split == "train"]
+    validation = [row for row in rows if row.split == "val"]
+    if config.val is not None:
+        validation += resolve_images(config.val, getattr(config, "val_labels", None), "val")
+    if not training:
+        raise ConfigError(
+            "images name no training image: every row of the table has another split. Give some "
+            "rows the split train.", field="images",
+        )
+    pyramids = _open_all(training, config)
+    labels = _open_labels(training, pyramids, config, "labels") if is_labelled else None
+    splits = validation == [] and config.val_fraction > 0
+    dataset = PyramidDataset(pyramids, labels, config=config, split="train" if splits else "all")
+    held_out = None
+    if validation:
+        val_pyramids = _open_all(validation, config)
+        val_labels = (
+            _open_labels(validation, val_pyramids, config, "val_labels") if is_labelled else None)
+        held_out = _validation(val_pyramids, val_labels, config, dataset.class_table, "all")
+    elif splits:
+        held_out = _validation(pyramids, labels, config, dataset.class_table, "val")
+    return RunImages(dataset, held_out, tuple(pyramids))
+
+
+def _validation(
+    pyramids: Sequence[Pyramid], labels: Sequence[Pyramid] | None, config: RunConfig,
+    table: ClassTable | None, split: Any,
+) -> PyramidDataset:
+    return PyramidDataset(
+        pyramids, labels, config=config, class_table=table, split=split,
+        length=config.val_samples, augment=False, stream=1, fractions=False,
+    )
+
+
+def _open_all(rows: Sequence[CohortRow], config: RunConfig) -> list[Pyramid]:
+    return [
+        open_pyramid(row.image, channels=config.channels, t=config.t, z=config.z) for row in rows
+    ]
+
+
+def _open_labels(
+    rows: Sequence[CohortRow], pyramids: Sequence[Pyramid], config: RunConfig, field: str
+) -> list[Pyramid]:
+    labels = []
+    for row, pyramid in zip(rows, pyramids, strict=True):
+        if row.labels is None:
+            raise ConfigError(
+                f"image {row.image!r} has no labels; fine-tuning needs a label image for each. "
+                f"Pass {field}, one for each image.", field=field,
+            )
+        label = open_pyramid(row.labels)
+        if label.ndim != pyramid.ndim:  # the same plane of the labels as of the image
+            label = open_pyramid(row.labels, t=config.t, z=config.z)
+        labels.append(label.as_labels())
+    return labels

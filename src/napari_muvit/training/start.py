@@ -1,0 +1,293 @@
+"""From a configuration to a run: everything is checked before anything is written."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from napari_muvit import __version__
+from napari_muvit.config import FinetuneConfig, PretrainConfig, RunConfig, parse_config
+from napari_muvit.data.normalize import NormalizationRule
+from napari_muvit.errors import ConfigError, MuvitError, RunError
+from napari_muvit.models.checkpoint import ModelMeta, load_model, save_model
+from napari_muvit.models.encoder import Encoder
+from napari_muvit.models.factory import build_mae, build_segmenter
+from napari_muvit.models.kernels import KernelChoice, choose_kernels
+from napari_muvit.training.control import Control
+from napari_muvit.training.device import Numerics, check_precision, choose_device
+from napari_muvit.training.engine import Engine
+from napari_muvit.training.folder import RunFolder, check_output, create_run, find_model
+from napari_muvit.training.images import RunImages, absolute_paths, open_images
+from napari_muvit.training.loader import SampleLoader
+from napari_muvit.training.mae_task import MAETask
+from napari_muvit.training.parallel import Parallel
+from napari_muvit.training.run import Run
+from napari_muvit.training.segment_task import SegmentTask
+from napari_muvit.training.settings import Settings
+
+SMALL_PRODUCT = 256 * 512
+"""Tokens times width below which measuring kernels costs more than it saves."""
+
+ADOPTED = (
+    "dim", "num_layers", "heads", "patch_size", "token_coordinates", "rope_frequencies",
+    "rotary_mode", "attention_mode",
+)
+"""Options that a pretrained encoder brings along."""
+
+
+def start_pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path) -> Run:
+    """A checked pretraining run with its new folder; iterate to train.
+
+    Raises
+    ------
+    ConfigError, SourceError, RunExistsError, RunError
+        Before anything is written.
+    """
+    return _start(parse_config(PretrainConfig, config), "pretrain")
+
+
+def start_finetune(config: FinetuneConfig | Mapping[str, Any] | str | Path) -> Run:
+    """A checked fine-tuning run with its new folder; iterate to train. See `start_pretrain`."""
+    return _start(parse_config(FinetuneConfig, config), "finetune")
+
+
+def resume_run(folder: str | os.PathLike[str], **changes: Any) -> Run:
+    """The run in `folder`, going on from its last checkpoint.
+
+    Parameters
+    ----------
+    changes
+        Options that may differ from the first start: device, workers, threads.
+
+    Raises
+    ------
+    RunError
+        If there is no run, or `changes` names an option that would change the result.
+    """
+    place = RunFolder(folder)
+    unknown = set(changes) - {"device", "workers", "threads"}
+    if unknown:
+        raise ConfigError(
+            f"{sorted(unknown)[0]} cannot change when a run is resumed; device, workers and "
+            "threads can. Start a new run instead.", field=sorted(unknown)[0],
+        )
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = place.config()
+    config = parse_config(type(config), {**config.model_dump(), **given})
+    ready = _prepare(config, place.kind, place.facts())
+    return _run(ready, place)
+
+
+def _start(config: RunConfig, kind: str) -> Run:
+    path = check_output(config.output)
+    config = absolute_paths(config.model_copy(update={"output": str(path)}))
+    ready = _prepare(config, kind, None)
+    return _run(ready, _make_folder(ready, path))
+
+
+@dataclass
+class _Ready:
+    """Everything that a run needs but its folder."""
+
+    config: RunConfig
+    kind: str
+    parallel: Parallel
+    numerics: Numerics
+    images: RunImages
+    task: MAETask | SegmentTask
+    warnings: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """What the run folder records beside the config."""
+        return {
+            "kind": self.kind, "steps": self.config.steps, "napari_muvit": __version__,
+            "python": platform.python_version(), "torch": torch.__version__,
+            "numpy": version("numpy"), "zarr": version("zarr"), "seed": self.config.seed,
+            "device": str(self.numerics.device), "processes": self.parallel.world,
+            "threads": self.config.threads or torch.get_num_threads(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "kernels": self.numerics.kernels.to_dict(),
+            "fingerprints": self.images.fingerprints(),
+        }
+
+
+def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Ready:
+    parallel = Parallel.from_environment(cpu=config.device == "cpu")
+    if config.batch_size < parallel.world:
+        raise ConfigError(
+            f"batch_size is {config.batch_size}; {parallel.world} processes need at least one "
+            "sample each. Take a larger batch_size or fewer processes.", field="batch_size",
+        )
+    device = choose_device(config.device, parallel.local_rank)
+    check_precision(device, config.precision)
+    encoder = _pretrained_encoder(config)
+    if encoder is not None:
+        config = adopt_encoder(config, encoder)
+    images = open_images(config)
+    warnings = images.warnings()
+    if before is not None:
+        warnings += _changed(before.get("fingerprints", {}), images.fingerprints())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        task = _build_task(config, images, encoder)
+    numerics = _choose_numerics(config, device, task, before, warnings)
+    return _Ready(config, kind, parallel, numerics, images, task, warnings)
+
+
+def _pretrained_encoder(config: RunConfig) -> Encoder | None:
+    if not isinstance(config, FinetuneConfig) or config.pretrained is None:
+        return None
+    model = load_model(find_model(config.pretrained))
+    encoder = getattr(model, "encoder", model)
+    if not isinstance(encoder, Encoder):
+        raise ConfigError(
+            f"pretrained is {config.pretrained!r}, which holds no encoder. Pass the folder of a "
+            "pretraining run.", field="pretrained",
+        )
+    return encoder
+
+
+def adopt_encoder(config: RunConfig, encoder: Encoder) -> RunConfig:
+    """`config` with the sizes of a pretrained encoder, so that the run's config is complete.
+
+    Raises
+    ------
+    ConfigError
+        If the config asks for another size itself.
+    """
+    own = {**encoder.config(), "patch_size": tuple(encoder.patch_size)}
+    found: dict[str, Any] = {}
+    for name in ADOPTED:
+        asked = getattr(config, name)
+        value = own[name]
+        same = _alike(asked, value)
+        if name in config.model_fields_set and asked is not None and not same:
+            raise ConfigError(
+                f"{name} is {asked!r}; the pretrained model has {value!r}. Leave {name} out, or "
+                "choose another pretrained model.", field=name,
+            )
+        found[name] = value
+    return parse_config(type(config), {**config.model_dump(), **found})
+
+
+def _alike(asked: Any, value: Any) -> bool:
+    if isinstance(asked, tuple) and isinstance(value, tuple):
+        return asked in (value, value[:1]) and len(set(value)) in {1, len(asked)}
+    return bool(asked == value)
+
+
+def _build_task(
+    config: RunConfig, images: RunImages, encoder: Encoder | None
+) -> MAETask | SegmentTask:
+    dataset = images.training
+    channels, ndim = dataset.n_channels, dataset.ndim
+
+    def save(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+        save_model(folder, model, _meta(config, images, facts))
+
+    if isinstance(config, PretrainConfig):
+        mae = build_mae(config, channels, ndim)
+        mae.encoder.checkpoint_activations = config.activation_checkpointing
+        return MAETask(mae, config.batch_size, save, images.names)
+    table = dataset.class_table
+    if table is None or not isinstance(config, FinetuneConfig):
+        raise RunError("fine-tuning needs labels. Pass one label image for each image.")
+    model = build_segmenter(config, channels, ndim, len(table), encoder)
+    model.encoder.checkpoint_activations = config.activation_checkpointing
+    weight = 1.0 if config.level_supervision is None else config.level_supervision
+    # A frozen encoder cannot learn from it, and one level has no coarser one.
+    is_on = dataset.fractions and not config.freeze_encoder and len(config.levels) > 1
+    return SegmentTask(model, table, config, save, images.names, weight if is_on else 0.0)
+
+
+def _meta(config: RunConfig, images: RunImages, facts: dict[str, Any]) -> ModelMeta:
+    """What the model must know about images."""
+    first = images.pyramids[0]
+    table = images.training.class_table
+    return ModelMeta(
+        kind="mae" if isinstance(config, PretrainConfig) else "segmenter",
+        crop_size=images.training.samples.size, scaled_axes=config.scaled_axes,
+        pixel_size=tuple(first.pixel_size[0]) if first.pixel_size else None,
+        normalization=NormalizationRule.from_config(config).to_dict(),
+        classes=None if table is None else table.to_dict(),
+        channel_names=tuple(first.channel_names) if first.channel_names else None,
+        provenance={"napari_muvit": __version__, "seed": config.seed, **facts},
+    )
+
+
+def _changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    return [
+        f"image {name!r} is not the same as when the run began; the rest of the run will learn "
+        "from what is there now." for name, digest in now.items()
+        if before.get(name, digest) != digest
+    ]
+
+
+def _choose_numerics(
+    config: RunConfig, device: torch.device, task: MAETask | SegmentTask,
+    before: dict[str, Any] | None, warnings: list[str],
+) -> Numerics:
+    """The kernels of an earlier start where there was one, else measured ones."""
+    if before is not None and before["device"].split(":")[0] == device.type:
+        return Numerics(device, config.precision, KernelChoice.from_dict(before["kernels"]))
+    if before is not None:
+        warnings.append(
+            f"the run began on {before['device']} and goes on on {device}; its numbers will "
+            "differ in the last digits."
+        )
+    kernels = KernelChoice()
+    encoder = task.model.encoder
+    grid = [s // p for s, p in zip(encoder.crop_size or (256,), encoder.patch_size, strict=False)]
+    tokens = math.prod(grid) * len(encoder.levels)
+    is_small = tokens * encoder.dim < SMALL_PRODUCT
+    if device.type == "cpu" and config.precision == "bf16":
+        kernels = choose_kernels(
+            "bf16", dim=encoder.dim, heads=encoder.heads, tokens=tokens, device=device)
+        if kernels.precision != "bf16":
+            warnings.append("precision bf16 is not faster than fp32 here; fp32 is used.")
+    elif config.kernels == "auto" and not config.deterministic and not is_small:
+        kernels = choose_kernels(dim=encoder.dim, heads=encoder.heads, tokens=tokens,
+                                 device=device)
+    return Numerics(device, config.precision, kernels)
+
+
+def _make_folder(ready: _Ready, path: Path) -> RunFolder:
+    """The new run folder; one process makes it, and all learn whether that worked."""
+    problem: MuvitError | None = None
+    if ready.parallel.is_main:
+        try:
+            create_run(path, ready.config, ready.facts())
+        except MuvitError as error:
+            problem = error
+    place = ready.numerics.device if ready.numerics.device.type == "cuda" else torch.device("cpu")
+    if ready.parallel.highest(int(problem is not None), place):
+        raise problem or RunError("the main process could not make the run folder; it says why.")
+    return RunFolder(path)
+
+
+def _run(ready: _Ready, folder: RunFolder) -> Run:
+    config, parallel, control = ready.config, ready.parallel, Control()
+    settings = Settings.from_config(config, ready.task.base_rate)
+    loader = SampleLoader(
+        ready.images.training, config.batch_size, config.workers, parallel)
+    validation, count = None, 0
+    if ready.images.validation is not None:
+        validation = SampleLoader(
+            ready.images.validation, config.batch_size, 0, parallel, limit=config.val_samples)
+        count = -(-config.val_samples // config.batch_size)
+    engine = Engine(
+        ready.task, settings, folder, loader, validation, count, ready.numerics, parallel,
+        control, tuple(ready.warnings),
+    )
+    engine.load()
+    return Run(engine.events(), folder.path, control)
