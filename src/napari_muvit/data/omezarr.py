@@ -71,26 +71,25 @@ def create_pyramid(
     """
     factors = parse_levels(levels)
     plan = _plan(axes, shape, factors, chunk, shard, scaled_axes, fmt)
-    folder = Path(path)
-    _make_room(folder, overwrite)
-    group = _create_group(folder, fmt)
-    arrays = [
-        _create_array(group, str(i), size, np.dtype(dtype), fill_value, axes, fmt, *plan[i][1:])
-        for i, (size, *_rest) in enumerate(plan)
-    ]
     spatial = [a for a in axes if a in "zyx"]
     scaled = _scaled_letters(spatial, scaled_axes)
-    datasets = _datasets(axes, spatial, scaled, factors, pixel_size, translation)
-    multiscale: dict[str, Any] = {
-        "axes": _axes_metadata(axes, pixel_size), "datasets": datasets,
+    folder = Path(path)
+    block: dict[str, Any] = {"multiscales": [{
+        "axes": _axes_metadata(axes, pixel_size),
+        "datasets": _datasets(axes, spatial, scaled, factors, pixel_size, translation),
         "name": name or folder.name.split(".")[0],
-    }
-    block: dict[str, Any] = {"multiscales": [multiscale]}
+    }]}
     if channel_names is not None:
         count = int(shape[axes.index("c")]) if "c" in axes else 1
         block["omero"] = _omero(list(channel_names), count, np.dtype(dtype))
     if classes is not None or is_labels:
         block["image-label"] = _image_label(classes, fmt)
+    _make_room(folder, overwrite)
+    group = _create_group(folder, fmt)
+    arrays = [
+        _create_array(group, str(i), size, np.dtype(dtype), fill_value, axes, fmt, chunks, shards)
+        for i, (size, chunks, shards) in enumerate(plan)
+    ]
     _write_metadata(group, block, fmt, classes)
     return arrays
 

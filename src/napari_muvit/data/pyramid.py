@@ -28,7 +28,7 @@ from napari_muvit.data.crop import (
 )
 from napari_muvit.data.memory import shared_cache
 from napari_muvit.data.placement import Placed, place_arrays
-from napari_muvit.data.selection import Selection, select
+from napari_muvit.data.selection import Selection, channel_names, select
 from napari_muvit.data.sources import RawImage, read_source
 from napari_muvit.data.sources.arrays import read_arrays
 from napari_muvit.data.sources.raw import as_native, native_dtype
@@ -180,14 +180,9 @@ class Pyramid:
     @property
     def channel_names(self) -> tuple[str, ...]:
         """One name for each channel of `shape`; numbers where the file has none."""
+        names = channel_names(self._raw)
         chosen = self._selection.channels
-        if chosen is None:
-            return self._raw.channel_names or ("0",)
-        names = self._raw.channel_names
-        if names is None or len(names) <= max(chosen):
-            names = ("red", "green", "blue") if self.is_rgb else tuple(
-                str(i) for i in range(max(chosen) + 1))
-        return tuple(names[i] for i in chosen)
+        return names if chosen is None else tuple(names[i] for i in chosen)
 
     @property
     def is_rgb(self) -> bool:

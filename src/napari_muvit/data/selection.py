@@ -124,8 +124,18 @@ def _channels(raw: RawImage, count: int | None, wanted: Any) -> tuple[int, ...] 
     return tuple(_channel(raw, count, each) for each in chosen)
 
 
+def channel_names(raw: RawImage) -> tuple[str, ...]:
+    """Names of the stored channels: the file's, colours, or numbers."""
+    count = raw.arrays[0].shape[raw.axes.index("c")] if "c" in raw.axes else 1
+    if raw.channel_names is not None and len(raw.channel_names) == count:
+        return raw.channel_names
+    if raw.is_rgb:
+        return ("red", "green", "blue", "opacity")[:count]
+    return tuple(str(i) for i in range(count))
+
+
 def _channel(raw: RawImage, count: int, wanted: Any) -> int:
-    names = raw.channel_names or (("red", "green", "blue") if raw.is_rgb else ())
+    names = channel_names(raw)
     if not isinstance(wanted, str):
         return _index("channels", wanted, count)
     if wanted in names:
@@ -136,8 +146,7 @@ def _channel(raw: RawImage, count: int, wanted: Any) -> int:
     if wanted.isdigit():
         return _index("channels", int(wanted), count)
     near = nearest_name(wanted, names)
-    listed = ", ".join(names) if names else f"unnamed, 0 to {count - 1}"
     raise InputError(
-        f"the channel {wanted!r} is not in {raw.name!r}; its channels are {listed}."
+        f"the channel {wanted!r} is not in {raw.name!r}; its channels are {', '.join(names)}."
         + (f" Did you mean {near!r}?" if near else " Choose one of these.")
     )
