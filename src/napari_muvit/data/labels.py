@@ -159,7 +159,10 @@ class ClassTable:
         """Smallest integer dtype that holds every value of the table, unsigned if it can be."""
         special = [v for v in (self.unlabelled, self.background, 0) if v is not None]
         values = [*self.values, *special]
-        return np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(max(values)))
+        if min(values) >= 0:
+            return np.min_scalar_type(max(values))
+        # -1 - v needs as many bits as v, with a sign.
+        return np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(-1 - max(values)))
 
     @classmethod
     def from_ngff(
