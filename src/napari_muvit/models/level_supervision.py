@@ -68,8 +68,7 @@ class LevelSupervision(nn.Module):
     def loss_sum(self, tokens: Tensor, fractions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of weighted cross-entropies and of weights, to be divided over all processes."""
         weights = valid[:, 1:].float()
-        likelihoods = self(tokens).log_softmax(dim=2)
-        entropies = -(fractions[:, 1:].float() * likelihoods).sum(dim=2)
         # where, not a product: patches without labels may hold anything in `fractions`.
-        entropies = torch.where(weights > 0, entropies * weights, 0.0)
+        shares = torch.where(weights[:, :, None] > 0, fractions[:, 1:].float(), 0.0)
+        entropies = -(shares * self(tokens).log_softmax(dim=2)).sum(dim=2) * weights
         return entropies.sum(), weights.sum()

@@ -60,7 +60,7 @@ def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
     grid = [first + 1 + 2 * i for i in range(axes)]
     inner = [first + 2 + 2 * i for i in range(axes)]
     num_values = math.prod(patch_size) * x.shape[first]
-    num_patches = math.prod(x.shape[i] for i in grid)
+    num_patches = math.prod([x.shape[i] for i in grid])
     x = x.permute(*range(first), *grid, *inner, first)
     return x.reshape(*lead, num_patches, num_values)
 
