@@ -1,13 +1,18 @@
-"""Pause, resume and stop a run from another thread, also in the middle of a long step."""
+"""Pause, resume and stop a run from another thread or process, also within a long step."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+POLL_SECONDS = 0.5
+"""How often the control file is looked at."""
 
 
 class StoppedError(Exception):
@@ -15,9 +20,17 @@ class StoppedError(Exception):
 
 
 class Control:
-    """What the user asked for. Every method may be called from any thread, or a signal handler."""
+    """What the user asked for. Every method may be called from any thread, or a signal handler.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    file
+        Where other processes write "pause", "resume" or "stop" (see `RunFolder.ask`).
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._polled = 0.0
         # A reentrant lock: a signal handler may interrupt the very thread that holds it.
         self._changed = threading.Condition(threading.RLock())
         self._paused = False
@@ -57,16 +70,31 @@ class Control:
 
     def check(self) -> None:
         """Raise `StoppedError` if a stop was asked for."""
+        self._poll()
         if self._stop:
             raise StoppedError
 
     def gate(self) -> None:
         """Sleep while paused, then raise `StoppedError` if a stop was asked for."""
+        self._poll()
         with self._changed:
             while self._paused and not self._stop:
-                # The timeout lets a signal handler run on platforms that delay it in a wait.
-                self._changed.wait(timeout=0.5)
+                self._changed.wait(timeout=POLL_SECONDS)
+                self._poll()
         self.check()
+
+    def _poll(self) -> None:
+        """Take up, and take away, what another process wrote into the control file."""
+        now = time.monotonic()
+        if self._file is None or now - self._polled < POLL_SECONDS:
+            return
+        self._polled = now
+        with suppress(OSError):  # no such file: nothing was asked
+            asked = self._file.read_text(encoding="utf-8").strip()
+            self._file.unlink()
+            actions = {"pause": self.pause, "resume": self.resume, "stop": self.stop}
+            if asked in actions:
+                actions[asked]()
 
     @contextmanager
     def interruptible(self, module: nn.Module) -> Iterator[None]:

@@ -41,6 +41,9 @@ from napari_muvit.training.state import Progress, TrainingState, load_state, sav
 from napari_muvit.training.stepper import Outcome, Stepper
 from napari_muvit.training.task import StepSeed, Task
 
+Watcher = Callable[[Event], None]
+"""Told of every event in the training process, for example to write TensorBoard records."""
+
 VALIDATION_STEP = 1 << 40
 """Validation draws its masks as if of steps that no run reaches: the same every time."""
 
@@ -69,7 +72,7 @@ class Engine:
     parallel: Parallel
     control: Control
     warnings: tuple[str, ...] = ()
-    watchers: tuple[Callable[[Event], None], ...] = ()
+    watchers: tuple[Watcher, ...] = ()
 
     def __post_init__(self) -> None:
         s = self.settings

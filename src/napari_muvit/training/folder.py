@@ -38,6 +38,7 @@ MODEL, BEST = "model", "model-best"
 STATE = Path("checkpoint") / "state.pt"
 PREVIEWS = "previews"
 LOCK = "writing.lock"
+CONTROL = "control"
 
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
@@ -166,6 +167,15 @@ class RunFolder:
             If another process, or another run in this one, has it.
         """
         return WriterLock(self.path / LOCK, f"the run {str(self.path)!r}")
+
+    def ask(self, action: Literal["pause", "resume", "stop"]) -> None:
+        """Ask the process that trains this run, wherever it is, to pause, go on, or stop."""
+        write_whole(self.path / CONTROL, action.encode())
+
+    @property
+    def control_path(self) -> Path:
+        """The file through which other processes ask."""
+        return self.path / CONTROL
 
     def previews(self) -> list[Path]:
         """The preview pictures, oldest first."""

@@ -25,7 +25,7 @@ from napari_muvit.models.factory import build_mae, build_segmenter
 from napari_muvit.models.kernels import KernelChoice, choose_kernels
 from napari_muvit.training.control import Control
 from napari_muvit.training.device import Numerics, check_precision, choose_device
-from napari_muvit.training.engine import Engine
+from napari_muvit.training.engine import Engine, Watcher
 from napari_muvit.training.folder import RunFolder, check_output, create_run, find_model
 from napari_muvit.training.images import RunImages, absolute_paths, open_images
 from napari_muvit.training.loader import SampleLoader
@@ -34,6 +34,7 @@ from napari_muvit.training.parallel import Parallel
 from napari_muvit.training.run import Run
 from napari_muvit.training.segment_task import SegmentTask
 from napari_muvit.training.settings import Settings
+from napari_muvit.training.tensorboard import TensorBoardWatcher, check_tensorboard
 
 SMALL_PRODUCT = 256 * 512
 """Tokens times width below which measuring kernels costs more than it saves."""
@@ -107,6 +108,12 @@ class _Ready:
     task: MAETask | SegmentTask
     warnings: list[str]
 
+    def watchers(self, folder: RunFolder) -> tuple[Watcher, ...]:
+        """Who else is told of events."""
+        if not (self.config.tensorboard and self.parallel.is_main):
+            return ()
+        return (TensorBoardWatcher(folder.path / "tensorboard"),)
+
     def facts(self) -> dict[str, Any]:
         """What the run folder records beside the config."""
         return {
@@ -130,6 +137,8 @@ def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Re
         )
     device = choose_device(config.device, parallel.local_rank)
     check_precision(device, config.precision)
+    if config.tensorboard:
+        check_tensorboard()
     encoder = _pretrained_encoder(config)
     if encoder is not None:
         config = adopt_encoder(config, encoder)
@@ -276,7 +285,8 @@ def _make_folder(ready: _Ready, path: Path) -> RunFolder:
 
 
 def _run(ready: _Ready, folder: RunFolder) -> Run:
-    config, parallel, control = ready.config, ready.parallel, Control()
+    config, parallel, control = ready.config, ready.parallel, Control(folder.control_path)
+    folder.control_path.unlink(missing_ok=True)  # asked of an earlier process
     settings = Settings.from_config(config, ready.task.base_rate)
     loader = SampleLoader(
         ready.images.training, config.batch_size, config.workers, parallel)
@@ -287,7 +297,7 @@ def _run(ready: _Ready, folder: RunFolder) -> Run:
         count = -(-config.val_samples // config.batch_size)
     engine = Engine(
         ready.task, settings, folder, loader, validation, count, ready.numerics, parallel,
-        control, tuple(ready.warnings),
+        control, tuple(ready.warnings), ready.watchers(folder),
     )
     engine.load()
     return Run(engine.events(), folder.path, control)
