@@ -202,7 +202,7 @@ def test_pixel_size_is_matched_and_boxes_are_in_training_pixels():
     extents = boxes[0][0, :, 1] - boxes[0][0, :, 0]
     np.testing.assert_allclose(extents, [[32, 32], [128, 128]])
     unknown = open_pyramid(image())
-    with pytest.warns(MuvitWarning, match="how large"):
+    with pytest.warns(MuvitWarning, match="physical pixel size"):
         plan_job(unknown, FunctionPredictor(judge, spec), tissue="none")
 
 

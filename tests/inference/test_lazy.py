@@ -103,7 +103,7 @@ def test_building_for_a_huge_image_is_quick_and_small():
 
     plan = replace(job.plan, shape=(200_000, 200_000), block=(1152, 1152),
                    extent=((-0.5, -0.5), (199_999.5, 199_999.5)))
-    huge = Job(pyramid, job.model, plan, job.normalization, 1.0, (0, 1),
+    huge = Job(pyramid, job.model, plan, job.normalization, (1.0, 1.0), (0, 1),
                np.ones(plan.num_cells, bool))
     tracemalloc.start()
     begin = time.perf_counter()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.normalize import Normalization, NormalizationRule, measure
+from napari_muvit.data.physical import match_pixel_size
 from napari_muvit.data.tissue import tissue_places
-from napari_muvit.errors import ChannelError, InputError, MuvitWarning
+from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import FloatArray, default_scaled_axes
 from napari_muvit.inference.predictor import ModelSource, ModelSpec, Predictor
 from napari_muvit.inference.tiles import BoolArray, TilePlan, choose_block, tile_step
@@ -25,13 +25,6 @@ from napari_muvit.inference.tiles import BoolArray, TilePlan, choose_block, tile
 if TYPE_CHECKING:
     from napari_muvit.data.places import PlaceMap
     from napari_muvit.data.pyramid import Pyramid
-
-SAME_SIZE = 0.02
-"""Pixel sizes that differ by less than this share count as equal."""
-
-FAR_SIZE = 4.0
-"""Pixel sizes that differ more than this many times are worth a warning."""
-
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -45,8 +38,8 @@ class Job:
         Tiles, cells and blocks.
     normalization
         The image's own offset and scale.
-    unit
-        World px in one full-resolution pixel of the training images.
+    to_model
+        World px of the training images in one of this image's, along each axis.
     cells
         Which cells to predict; the others are left unlabelled and cost nothing.
     batch_size
@@ -57,7 +50,7 @@ class Job:
     model: ModelSource | Predictor
     plan: TilePlan
     normalization: Normalization
-    unit: float
+    to_model: tuple[float, ...]
     scaled_axes: tuple[int, ...]
     cells: BoolArray
     batch_size: int = 1
@@ -75,7 +68,7 @@ class Job:
         """Equal for jobs with equal output: same image, weights, plan, cells and averaging."""
         digest = hashlib.sha256()
         average = getattr(self.model, "average", 1)
-        facts = (self.pyramid.fingerprint, self.spec.fingerprint, repr(self.plan), self.unit,
+        facts = (self.pyramid.fingerprint, self.spec.fingerprint, repr(self.plan), self.to_model,
                  self.scaled_axes, repr(self.normalization.to_dict()), average)
         digest.update(repr(facts).encode())
         digest.update(np.packbits(self.cells).tobytes())
@@ -119,14 +112,15 @@ def plan_job(
     spec = model.spec
     check_image(pyramid, spec)
     scaled_axes = spec.scaled_axes or default_scaled_axes(spec.ndim)
-    levels, unit = match_levels(pyramid, spec, scaled_axes)
+    match = match_pixel_size(spec.levels, spec.pixel_size, pyramid, scaled_axes)
+    levels = tuple(float(level) for level in match.levels)
     plan = make_plan(pyramid, spec, levels, scaled_axes, overlap=overlap, blend=blend)
     places = tissue_places(tissue, pyramid)
     cells = cells_in(plan, places)
     if roi is not None:
         cells &= cells_in(plan, _box_places(roi, pyramid))
     return Job(
-        pyramid, model, plan, _measure(spec, pyramid), unit, tuple(scaled_axes), cells,
+        pyramid, model, plan, _measure(spec, pyramid), match.scale, tuple(scaled_axes), cells,
         default_batch(model) if batch_size is None else batch_size,
     )
 
@@ -144,46 +138,6 @@ def check_image(pyramid: Pyramid, spec: ModelSpec) -> None:
             f"image {pyramid.name!r} has {pyramid.shape[0]} channels; the model was trained on "
             f"{spec.in_channels}{names}. Choose as many with channels, in that order."
         )
-
-
-def match_levels(
-    pyramid: Pyramid, spec: ModelSpec, scaled_axes: tuple[int, ...]
-) -> tuple[tuple[float, ...], float]:
-    """Levels to read so that the model sees its training resolution, and the unit.
-
-    The unit is the number of this image's full-resolution pixels in one of the training
-    images'. A level finer than the image magnifies it.
-    """
-    ratio = size_ratio(pyramid, spec, scaled_axes)
-    if ratio is None or abs(ratio - 1) < SAME_SIZE:
-        return tuple(float(level) for level in spec.levels), 1.0
-    if not 1 / FAR_SIZE < ratio < FAR_SIZE:
-        here = spec.pixel_size[-1] / ratio if spec.pixel_size else 1.0
-        warnings.warn(
-            f"image {pyramid.name!r} has pixels of {here:.3g} um and the model was trained at "
-            f"{here * ratio:.3g} um; the image is resampled {ratio:.3g}-fold to match. Check the "
-            "unit in the image's metadata.", MuvitWarning, stacklevel=3,
-        )
-    return tuple(round(level * ratio, 6) for level in spec.levels), ratio
-
-
-def size_ratio(
-    pyramid: Pyramid, spec: ModelSpec, scaled_axes: tuple[int, ...]
-) -> float | None:
-    """Pixel size of the training images over this image's; None where one is unknown."""
-    sizes = pyramid.pixel_size
-    here = sizes[0] if sizes else None
-    if spec.pixel_size is None:
-        return None
-    if here is None:
-        warnings.warn(
-            f"image {pyramid.name!r} does not say how large its pixels are; the model was trained "
-            f"at {spec.pixel_size[-1]:.4g} um, and the same is assumed here.",
-            MuvitWarning, stacklevel=4,
-        )
-        return None
-    ratios = [spec.pixel_size[axis] / here[axis] for axis in scaled_axes]
-    return float(np.exp(np.mean(np.log(ratios))))
 
 
 def make_plan(

@@ -27,11 +27,14 @@ class Planes:
         Number of planes along each of them.
     pyramids
         One for each plane, in raster order.
+    whole
+        The image with all its spatial axes.
     """
 
     axes: str
     shape: tuple[int, ...]
     pyramids: tuple[Pyramid, ...]
+    whole: Pyramid
 
     @property
     def indices(self) -> list[tuple[int, ...]]:
@@ -62,9 +65,9 @@ def open_planes(
 
     if isinstance(source, Pyramid):
         _check_axes(source, ndim)
-        return Planes("", (), (source,))
+        return Planes("", (), (source,), source)
     first = opened(t, z)
-    times = 1 if t is not None else num_times(source, image)
+    times = 1 if t is not None else first.num_times
     depth = first.spatial_shape[0] if first.ndim == 3 and ndim == 2 else 1
     if first.ndim == 3 and ndim == 2:
         _check_axes(opened(t, 0), ndim)
@@ -74,23 +77,13 @@ def open_planes(
     axes = "".join(letter for letter, count in along.items() if count > 1)
     shape = tuple(along[letter] for letter in axes)
     if not axes:
-        return Planes("", (), (opened(t, 0) if first.ndim > ndim else first,))
+        plane = opened(t, 0) if first.ndim > ndim else first
+        return Planes("", (), (plane,), plane)
     pyramids = []
     for index in itertools.product(*(range(n) for n in shape)):
         place = dict(zip(axes, index, strict=True))
         pyramids.append(opened(place.get("t", t), place.get("z", z)))
-    return Planes(axes, shape, tuple(pyramids))
-
-
-def num_times(source: Any, image: str | int | None = None) -> int:
-    """Time points of a source; 1 where it has no such axis."""
-    from napari_muvit.data.pyramid import open_pyramid
-
-    try:
-        whole = open_pyramid(source, t=slice(None), z=0, image=image)
-    except InputError:  # no axis t
-        return 1
-    return int(whole.spatial_shape[whole.axes.index("t") - 1]) if "t" in whole.axes else 1
+    return Planes(axes, shape, tuple(pyramids), first)
 
 
 def _check_axes(pyramid: Pyramid, ndim: int) -> None:

@@ -70,8 +70,8 @@ class TileReader:
         """Model input of `tiles`; raises what the image's store raises."""
         crops = [self._read_tile(tile) for tile in tiles]
         images, boxes, masks = zip(*crops, strict=True)
-        unit = self.job.unit
-        return TileBatch(tuple(tiles), np.stack(images), np.stack(boxes) / unit, np.stack(masks))
+        boxes_model = np.stack(boxes) * np.asarray(self.job.to_model)
+        return TileBatch(tuple(tiles), np.stack(images), boxes_model, np.stack(masks))
 
     def _read_tile(self, tile: Tile) -> Level:
         levels = [self._read_level(0, tile.corners[0])]

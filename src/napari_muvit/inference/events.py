@@ -1,0 +1,56 @@
+"""What a prediction tells the outside: plain frozen events, each a safe place to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TileEvent:
+    """`done` of `total` tiles are computed; `remaining` seconds, None while not known.
+
+    `image` is the name of the image under way.
+    """
+
+    done: int
+    total: int
+    remaining: float | None
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class WarningEvent:
+    """Something went wrong that did not stop the prediction."""
+
+    message: str
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class FinishedEvent:
+    """A prediction is on disk.
+
+    Attributes
+    ----------
+    output
+        The label store.
+    complete
+        Whether every tile is done; run again to try the others.
+    failed
+        Tiles that could not be computed.
+    seconds
+        What it took this time.
+    areas
+        Rows of class, pixels and um2; see `area_table`.
+    """
+
+    output: Path
+    complete: bool = True
+    failed: int = 0
+    seconds: float = 0.0
+    areas: list[dict[str, Any]] = field(default_factory=list)
+
+
+PredictionEvent = TileEvent | WarningEvent | FinishedEvent

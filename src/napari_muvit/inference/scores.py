@@ -1,0 +1,332 @@
+"""Scores of a prediction against the truth: Dice and IoU of every class, and their mean.
+
+Both are read block by block, so images of any size take the same memory. The two may have
+different resolutions: they are aligned by their scale, and every pixel of the truth is compared
+with the prediction at its centre.
+
+Dice = 2 TP / (2 TP + FP + FN), IoU = TP / (TP + FP + FN), over the pixels of all images
+together (pooled) and for each image. A class that is in neither truth nor prediction has no
+score and does not enter the mean (mDSC, MuViT section 4).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_muvit.data.labels import ClassTable, check_label_dtype, read_class_table
+from napari_muvit.errors import InputError
+from napari_muvit.geometry import FloatArray
+
+if TYPE_CHECKING:
+    from napari_muvit.data.pyramid import Pyramid
+
+BLOCK_PIXELS = 1 << 22
+"""Pixels of the truth that are compared at once."""
+
+DENSE_VALUES = 256
+"""Label values up to this are counted in a table, others one by one."""
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """Scores of one image; `name` is the truth's."""
+
+    name: str
+    dice: dict[int, float]
+    iou: dict[int, float]
+    mdsc: float
+    num_pixels: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "name": self.name, "dice": _keyed(self.dice), "iou": _keyed(self.iou),
+            "mdsc": _finite(self.mdsc), "num_pixels": self.num_pixels,
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores over all images together, and of each.
+
+    Attributes
+    ----------
+    classes
+        Name of each class by its label value.
+    dice, iou
+        By label value, of the classes that occur in truth or prediction.
+    mdsc
+        Mean of `dice`; NaN where no class occurs.
+    confusion
+        Number of judged pixels by (truth, prediction) value.
+    num_pixels
+        Judged pixels.
+    per_image
+        One for each pair of images.
+    """
+
+    classes: dict[int, str]
+    dice: dict[int, float]
+    iou: dict[int, float]
+    mdsc: float
+    num_pixels: int
+    confusion: dict[tuple[int, int], int] = field(repr=False)
+    per_image: tuple[ImageScores, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "mdsc": _finite(self.mdsc),
+            "classes": _keyed(self.classes), "dice": _keyed(self.dice), "iou": _keyed(self.iou),
+            "num_pixels": self.num_pixels,
+            "confusion": [[t, p, n] for (t, p), n in sorted(self.confusion.items())],
+            "per_image": [scores.to_dict() for scores in self.per_image],
+        }
+
+
+def evaluate(prediction: Any, truth: Any, unlabelled: int | None = None) -> Scores:
+    """Scores of a prediction, or of several against as many truths.
+
+    Parameters
+    ----------
+    prediction, truth
+        Label images, anything that `open_pyramid` takes; or lists of them.
+    unlabelled
+        Value of the truth that is not judged; by default what its store says.
+
+    Raises
+    ------
+    InputError
+        If the images do not show the same place, differ in number, or are no labels.
+    """
+    pairs = list(_pairs(prediction, truth))
+    classes: dict[int, str] = {}
+    counts, per_image = [], []
+    for given, wanted in pairs:
+        table = read_class_table(wanted)
+        names = [table, read_class_table(given)]
+        for known in filter(None, names):
+            _add_names(classes, known)
+        ignored = _ignored(unlabelled, table)
+        found = count_pairs(given, wanted, ignored)
+        counts.append(found)
+        per_image.append(_score_image(wanted.name, found))
+    pooled: dict[tuple[int, int], int] = {}
+    for found in counts:
+        for key, number in found.items():
+            pooled[key] = pooled.get(key, 0) + number
+    dice, iou = score_counts(pooled)
+    named = {value: classes.get(value, f"class {value}") for value in sorted({*classes, *dice})}
+    return Scores(
+        named, dice, iou, mean_dice(dice), sum(pooled.values()), pooled, tuple(per_image)
+    )
+
+
+def _pairs(prediction: Any, truth: Any) -> Iterator[tuple[Pyramid, Pyramid]]:
+    from napari_muvit.data.pyramid import open_pyramid
+
+    def opened(source: Any) -> Pyramid:
+        pyramid = open_pyramid(source)
+        check_label_dtype(pyramid.dtype)
+        if pyramid.shape[0] != 1:
+            raise InputError(
+                f"{pyramid.name!r} has {pyramid.shape[0]} channels; scores compare label images "
+                "with one value for each pixel. Pass the labels, not probabilities or colours."
+            )
+        return pyramid.as_labels().uncached()
+
+    many = isinstance(prediction, (list, tuple)), isinstance(truth, (list, tuple))
+    predictions = list(prediction) if many[0] else [prediction]
+    truths = list(truth) if many[1] else [truth]
+    if len(predictions) != len(truths) or not predictions:
+        raise InputError(
+            f"{len(predictions)} predictions are given with {len(truths)} truths; each prediction "
+            "needs its own truth, in the same order."
+        )
+    for given, wanted in zip(predictions, truths, strict=True):
+        yield opened(given), opened(wanted)
+
+
+def _add_names(classes: dict[int, str], table: ClassTable) -> None:
+    for item in table.classes:
+        classes.setdefault(item.value, item.name)
+
+
+def _ignored(unlabelled: int | None, table: ClassTable | None) -> int | None:
+    if unlabelled is not None:
+        return unlabelled
+    return table.unlabelled if table is not None else None
+
+
+def count_pairs(
+    prediction: Pyramid, truth: Pyramid, unlabelled: int | None
+) -> dict[tuple[int, int], int]:
+    """Number of pixels by (truth, prediction) value, where the truth is labelled."""
+    places = align(prediction, truth)
+    found: dict[tuple[int, int], int] = {}
+    for region in _blocks(truth, prediction):
+        wanted = _read(truth, region)
+        judged = np.ones(wanted.shape, bool) if unlabelled is None else wanted != unlabelled
+        if not judged.any():
+            continue
+        rows = [axis[part] for axis, part in zip(places, region, strict=True)]
+        given = _read(prediction, tuple(slice(int(r[0]), int(r[-1]) + 1) for r in rows))
+        if not all(len(r) == n and r[-1] - r[0] + 1 == n
+                   for r, n in zip(rows, given.shape, strict=True)):
+            given = given[np.ix_(*(r - r[0] for r in rows))]
+        _count(wanted[judged], given[judged], found)
+    return found
+
+
+def align(prediction: Pyramid, truth: Pyramid) -> list[NDArray[np.int64]]:
+    """For each axis the prediction's pixel at the centre of every pixel of the truth.
+
+    Raises
+    ------
+    InputError
+        If the two do not cover the same place.
+    """
+    if prediction.ndim != truth.ndim:
+        raise InputError(
+            f"the prediction has {prediction.ndim} spatial axes and the truth {truth.ndim}; they "
+            "must show the same image."
+        )
+    ratio, shift = relative_scale(prediction, truth)
+    places = []
+    for axis, size in enumerate(truth.spatial_shape):
+        centre = (np.arange(size) - shift[axis]) / ratio[axis]
+        index = np.floor(np.round(centre + 0.5, 6)).astype(np.int64)
+        places.append(np.clip(index, 0, prediction.spatial_shape[axis] - 1))
+    return places
+
+
+def relative_scale(prediction: Pyramid, truth: Pyramid) -> tuple[FloatArray, FloatArray]:
+    """Truth pixels in one of the prediction's, and the place of its pixel 0, along each axis.
+
+    From the scales of both where both know their pixel size; else from their shapes, which must
+    then be those of one image at whole-numbered levels.
+    """
+    ours = np.asarray(truth.spatial_shape, np.float64)
+    theirs = np.asarray(prediction.spatial_shape, np.float64)
+    for ratio, shift in _candidates(prediction, truth):
+        ends = shift - ratio / 2 + theirs * ratio
+        slack = np.maximum(ratio, 1) + 1e-6
+        begins = np.abs(shift - ratio / 2 + 0.5) < np.maximum(ratio, 1) * 0.5 + 1e-6
+        if (begins & (np.abs(ends - (ours - 0.5)) < slack)).all():
+            return ratio, shift
+    raise InputError(
+        f"the prediction has {_text(prediction)} and the truth {_text(truth)}; they do not cover "
+        "the same place at any level. Compare a prediction with the truth of its own image."
+    )
+
+
+def _candidates(prediction: Pyramid, truth: Pyramid) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Possible alignments, the best founded first."""
+    scale, size = np.asarray(prediction.spacing), np.asarray(truth.spacing)
+    both = prediction.pixel_size is not None and truth.pixel_size is not None
+    neither = prediction.pixel_size is None and truth.pixel_size is None
+    if prediction.pixel_size is not None and truth.pixel_size is not None:
+        um, um_truth = np.asarray(prediction.pixel_size[0]), np.asarray(truth.pixel_size[0])
+        place = np.asarray(prediction.origin) / scale * um - np.asarray(truth.origin) / size * (
+            um_truth)
+        yield um / um_truth, place / um_truth
+    if neither:
+        yield scale / size, (np.asarray(prediction.origin) - np.asarray(truth.origin)) / size
+    ours = np.asarray(truth.spatial_shape, np.float64)
+    theirs = np.asarray(prediction.spatial_shape, np.float64)
+    if both and (ours != theirs).any():
+        return  # scales that do not fit are an error, not a reason to guess
+    ratio = ours / theirs
+    whole = np.where(ratio >= 1, np.rint(ratio), 1 / np.maximum(np.rint(1 / ratio), 1))
+    fits = np.where(ratio >= 1, np.ceil(ours / whole), ours) == np.where(
+        ratio >= 1, theirs, theirs)
+    finer = np.ceil(theirs * whole) == ours
+    if (np.where(ratio >= 1, fits, finer)).all() and np.ptp(whole[-2:]) == 0:
+        yield whole, (whole - 1) / 2
+
+
+def _text(pyramid: Pyramid) -> str:
+    shape = " x ".join(str(n) for n in pyramid.spatial_shape)
+    if pyramid.pixel_size is None:
+        return f"{shape} px"
+    return f"{shape} px of {pyramid.pixel_size[0][-1]:.4g} um"
+
+
+def _blocks(truth: Pyramid, prediction: Pyramid) -> Iterator[tuple[slice, ...]]:
+    """Regions of the truth; whole blocks of a prediction that is computed on demand."""
+    shape = truth.spatial_shape
+    chunks = prediction.chunks[0]
+    steps = [1] * len(shape)
+    side = math.isqrt(BLOCK_PIXELS)
+    for axis in range(len(shape) - 2, len(shape)):
+        unit = chunks[axis] if chunks is not None else side
+        unit = max(1, round(unit * shape[axis] / prediction.spatial_shape[axis]))
+        steps[axis] = min(unit * max(1, side // unit), shape[axis])
+    ranges = [range(0, n, step) for n, step in zip(shape, steps, strict=True)]
+    for start in itertools.product(*ranges):
+        axes = zip(start, steps, shape, strict=True)
+        yield tuple(slice(s, min(s + step, n)) for s, step, n in axes)
+
+
+def _read(pyramid: Pyramid, region: Sequence[slice]) -> NDArray[Any]:
+    start = [part.start for part in region]
+    return pyramid.read(0, start, [part.stop - part.start for part in region])[0]
+
+
+def _count(
+    truth: NDArray[Any], prediction: NDArray[Any], found: dict[tuple[int, int], int]
+) -> None:
+    low = min(int(truth.min()), int(prediction.min()))
+    high = max(int(truth.max()), int(prediction.max()))
+    if low >= 0 and high < DENSE_VALUES:
+        codes = truth.astype(np.int64) * DENSE_VALUES + prediction
+        table = np.bincount(codes, minlength=DENSE_VALUES**2)
+        for code in np.flatnonzero(table).tolist():
+            key = divmod(code, DENSE_VALUES)
+            found[key] = found.get(key, 0) + int(table[code])
+        return
+    pairs, numbers = np.unique(
+        np.stack([truth.astype(np.int64), prediction.astype(np.int64)]), axis=1,
+        return_counts=True,
+    )
+    for (t, p), number in zip(pairs.T.tolist(), numbers.tolist(), strict=True):
+        found[t, p] = found.get((t, p), 0) + number
+
+
+def score_counts(
+    counts: dict[tuple[int, int], int]
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Dice and IoU by label value, of the classes that occur."""
+    dice, iou = {}, {}
+    for value in sorted({value for pair in counts for value in pair}):
+        hits = counts.get((value, value), 0)
+        size = sum(n for pair, n in counts.items() if pair[0] == value)
+        given = sum(n for pair, n in counts.items() if pair[1] == value)
+        dice[value] = 2 * hits / (size + given)
+        iou[value] = hits / (size + given - hits)
+    return dice, iou
+
+
+def mean_dice(dice: dict[int, float]) -> float:
+    """Mean over the classes that have a Dice; NaN where none has."""
+    return float(np.mean(list(dice.values()))) if dice else math.nan
+
+
+def _score_image(name: str, counts: dict[tuple[int, int], int]) -> ImageScores:
+    dice, iou = score_counts(counts)
+    return ImageScores(name, dice, iou, mean_dice(dice), sum(counts.values()))
+
+
+def _keyed(values: dict[int, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in values.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
