@@ -162,7 +162,8 @@ class ClassTable:
         if min(values) >= 0:
             return np.min_scalar_type(max(values))
         # -1 - v needs as many bits as v, with a sign.
-        return np.promote_types(np.min_scalar_type(min(values)), np.min_scalar_type(-1 - max(values)))
+        low, high = np.min_scalar_type(min(values)), np.min_scalar_type(-1 - max(values))
+        return np.promote_types(low, high)
 
     @classmethod
     def from_ngff(

@@ -1,0 +1,135 @@
+"""Where tissue is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.io import imread, imsave
+
+from napari_muvit.data import tissue
+from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
+from napari_muvit.data.tissue import coarse_view, find_tissue, tissue_places
+from napari_muvit.errors import InputError
+
+SHAPE = (300, 400)
+
+
+def disc(shape=SHAPE):
+    y, x = np.indices(shape)
+    return (y - shape[0] / 2) ** 2 + (x - shape[1] / 2) ** 2 < (min(shape) / 3) ** 2
+
+
+def noise(seed=0, shape=SHAPE):
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).random(shape), 2)
+    return (smooth - smooth.min()) / np.ptp(smooth)
+
+
+def brightfield():
+    """A stained disc on glass, RGB."""
+    image = np.full((*SHAPE, 3), 240.0)
+    stain = np.array([60, 140, 70]) * noise()[..., None] + 20
+    image[disc()] -= stain[disc()]
+    image += np.random.default_rng(1).normal(0, 2, image.shape)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def fluorescence():
+    """A dim disc with bright spots on a dark field, two channels."""
+    image = np.zeros((2, *SHAPE))
+    image[0, disc()] = 300 + 3000 * (noise()[disc()] > 0.7)
+    image[1, disc()] = 200
+    return (image + np.random.default_rng(1).normal(50, 8, image.shape)).clip(0).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "pyramid",
+    [
+        pytest.param(lambda: open_pyramid(brightfield()), id="brightfield"),
+        pytest.param(lambda: pyramid_from_arrays([fluorescence()], axes="cyx"), id="fluorescence"),
+    ],
+)
+def test_tissue_is_found_on_glass_and_in_the_dark(pyramid):
+    found = find_tissue(pyramid())
+    points = np.argwhere(np.ones(SHAPE))
+    held = found.holds(points).reshape(SHAPE)
+    truth = disc()
+    assert held[truth].mean() > 0.99
+    assert held[~truth].mean() < 0.12
+
+
+@pytest.mark.parametrize(
+    "image", [(noise() * 200).astype(np.uint8), np.zeros(SHAPE, np.uint8),
+              np.full(SHAPE, np.nan, np.float32), np.eye(4, dtype=np.uint8)],
+)
+def test_an_image_without_empty_places_is_tissue_throughout(image):
+    found = find_tissue(open_pyramid(image))
+    assert found.mask.shape == (1, 1)
+    assert found.mask.all()
+
+
+def test_pictures_full_of_tissue_are_not_split(real_data):
+    for path in sorted((real_data / "segmentation/oral_tumour_he/images").iterdir())[:3]:
+        assert find_tissue(open_pyramid(str(path))).mask.size == 1
+
+
+def test_labelled_cortex_lies_in_the_tissue(real_data):
+    folder = real_data / "segmentation/human_cortex_layers"
+    path = sorted((folder / "images").iterdir())[0]
+    labels = imread(folder / "labels" / path.name)
+    held = find_tissue(open_pyramid(str(path))).holds(np.argwhere(labels > 0))
+    assert held.mean() > 0.98
+
+
+def test_huge_images_without_coarse_arrays_are_probed(monkeypatch):
+    monkeypatch.setattr(tissue, "VIEW_PIXELS", 1000)
+    monkeypatch.setattr(tissue, "READ_PIXELS", 10_000)
+    pyramid = pyramid_from_arrays([fluorescence()], axes="cyx")
+    view, _, cell = coarse_view(pyramid)
+    assert view.shape[1] * view.shape[2] <= 48 * 48
+    assert cell[1] * view.shape[2] == pytest.approx(400)
+    found = find_tissue(pyramid)
+    assert found.holds((150, 200))
+    assert not found.holds((5, 5))
+
+
+def test_views_of_large_arrays_are_averaged(monkeypatch):
+    monkeypatch.setattr(tissue, "VIEW_PIXELS", 1000)
+    image = np.arange(60 * 90, dtype=np.float32).reshape(60, 90)
+    view, origin, cell = coarse_view(open_pyramid(image))
+    assert cell.tolist() == [3, 3]
+    assert origin.tolist() == [-0.5, -0.5]
+    np.testing.assert_allclose(view[0, 0, 0], image[:3, :3].mean())
+
+
+def test_volumes_keep_their_planes():
+    image = np.zeros((6, 80, 80), np.uint16)
+    image[2:4, 20:60, 20:60] = 1000
+    image += np.random.default_rng(0).integers(0, 20, image.shape).astype(np.uint16)
+    found = find_tissue(pyramid_from_arrays([image], axes="zyx"))
+    assert found.holds((3, 40, 40))
+    assert not found.holds((3, 2, 2))
+
+
+def test_given_masks_of_any_resolution(tmp_path):
+    mask = np.zeros((75, 100), np.uint8)
+    mask[:, 50:] = 255
+    path = tmp_path / "slide.png"
+    imsave(path, mask, check_contrast=False)
+    image = open_pyramid(np.zeros(SHAPE, np.uint8)).renamed("slide.ome.tif")
+    for source in (path, tmp_path):
+        found = tissue_places(str(source), image)
+        assert found.holds([(10, 300), (10, 100)]).tolist() == [True, False]
+    assert tissue_places("none", image).mask.all()
+
+
+def test_masks_that_do_not_fit_are_refused(tmp_path):
+    image = open_pyramid(np.zeros(SHAPE, np.uint8)).renamed("slide")
+    imsave(tmp_path / "square.png", np.ones((50, 50), np.uint8), check_contrast=False)
+    with pytest.raises(InputError, match="aspect ratio"):
+        tissue_places(str(tmp_path / "square.png"), image)
+    imsave(tmp_path / "empty.png", np.zeros((30, 40), np.uint8), check_contrast=False)
+    with pytest.raises(InputError, match="0 everywhere"):
+        tissue_places(str(tmp_path / "empty.png"), image)
+    with pytest.raises(InputError, match=r"Add slide\.png"):
+        tissue_places(str(tmp_path), image)
