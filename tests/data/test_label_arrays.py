@@ -43,6 +43,7 @@ def brute_most_frequent(labels: NDArray[np.uint8], ratio: tuple[int, int]) -> ND
     return result
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 17), st.integers(1, 17),
        st.integers(1, 5), st.integers(1, 5))
 def test_most_frequent_equals_counting(seed: int, height: int, width: int, a: int, b: int) -> None:

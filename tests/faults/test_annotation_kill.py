@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -78,7 +79,7 @@ def check_whole_store(path: Path) -> NDArray[np.uint8]:
     """Every chunk can be read and every coarse array agrees with the finer one."""
     with AnnotationStore(path) as store:
         arrays = [np.asarray(array[...]) for array in store.arrays.arrays]
-    for fine, coarse in zip(arrays, arrays[1:], strict=False):
+    for fine, coarse in itertools.pairwise(arrays):
         np.testing.assert_array_equal(coarse, most_frequent(fine, (2, 2)))
     assert not list(path.rglob("*.partial"))
     return arrays[0]

@@ -97,7 +97,8 @@ def _from_yaml(text: str) -> ClassTable:
     content = yaml.safe_load(text)
     if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
         raise InputError("it needs a list named classes, each with value and name.")
-    rows = [{**row, "value": _value(row)} for row in content["classes"]]
+    values = [_value(row) for row in content["classes"]]
+    rows = [{**row, "value": v} for row, v in zip(content["classes"], values, strict=True)]
     return _table(rows, content.get("unlabelled"), content.get("background"))
 
 

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from napari_muvit.data.labels import PALETTE, ClassTable, LabelClass
 from napari_muvit.data.outlines import Outline
 from napari_muvit.data.rasterize import Polygon
-from napari_muvit.errors import InputError, MuvitWarning, SourceError, SourceNotFoundError
+from napari_muvit.errors import (
+    InputError,
+    MuvitError,
+    MuvitWarning,
+    SourceError,
+    SourceNotFoundError,
+)
 
 HALF_PIXEL = 0.5
 
@@ -50,7 +56,18 @@ def read_geojson(
     """
     features = _read_features(Path(path))
     reader = _Reader(classes, add_classes, default, str(path))
-    polygons = [polygon for feature in features for polygon in reader.polygons(feature)]
+    polygons: list[Polygon] = []
+    for number, feature in enumerate(features):
+        try:
+            polygons.extend(reader.polygons(feature))
+        except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            if isinstance(error, MuvitError):
+                raise
+            raise SourceError(
+                f"object {number} of {path} cannot be read ({error}); areas are rings of at least "
+                "three [x, y] with a class of name and colour. Export them again.",
+                source=str(path),
+            ) from None
     reader.warn()
     return polygons, reader.table()
 
@@ -114,14 +131,10 @@ class _Reader:
             return
         plane = geometry.get("plane")
         z = int(plane.get("z", 0)) if isinstance(plane, Mapping) else 0
-        try:
-            for part in [parts] if kind == "Polygon" else parts:
-                yield Polygon(tuple(_world_ring(ring) for ring in part), value, z)
-        except (TypeError, ValueError, IndexError) as error:
-            raise SourceError(
-                f"{self._path} has a {kind} whose coordinates cannot be read ({error}); each ring "
-                "is a list of at least three [x, y]. Export it again.", source=self._path,
-            ) from None
+        for part in [parts] if kind == "Polygon" else parts:
+            rings = tuple(_world_ring(ring) for ring in part)
+            if rings:
+                yield Polygon(rings, value, z)
 
     def _value(self, properties: Any) -> int | None:
         found = properties.get("classification") if isinstance(properties, Mapping) else None

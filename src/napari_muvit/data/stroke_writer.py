@@ -160,54 +160,60 @@ class StrokeWriter:
                     self._condition.wait(1.0)
                 if not self._waiting and self._stopping:
                     return
-                batch = list(self._waiting)
             try:
                 self._on_idle()
-                if batch:
-                    self._write(batch)
+                self._write_first()
             except Exception as error:  # noqa: BLE001 - flush and `error` tell it; nothing is lost
                 self._fail(error)
                 if self._stopping:
-                    self._log_rest()
+                    self._log_at_exit()
                     return
 
-    def _write(self, batch: list[tuple[int, list[Change]]]) -> None:
-        # A batch that is tried again may have grown; only the new part goes to the log.
-        self._log.append(change for _, changes in batch[self._num_logged:] for change in changes)
-        self._num_logged = len(batch)
-        # From here on the strokes survive this process.
-        for edit, changes in batch:
-            self._apply(edit, changes)
-        self._log.clear()
+    def _write_first(self) -> None:
+        """Bring the oldest waiting edit into the image, and all others into the log."""
+        self._log_new()
+        if not self._waiting:
+            return
+        edit, changes = self._waiting[0]
+        for change in changes:
+            self._apply(edit, change)
         with self._condition:
-            for _ in batch:
-                self._waiting.popleft()
-            self._num_logged = 0
+            self._waiting.popleft()
+            self._num_logged -= 1
             self._error = None
+            if not self._waiting:
+                self._log.clear()
             self._condition.notify_all()
 
-    def _log_rest(self) -> None:
-        """Keep for the next opening what cannot go into the image any more, as at exit."""
+    def _log_new(self) -> None:
         with self._condition:
-            rest = list(self._waiting)[self._num_logged:]
+            new = list(self._waiting)[self._num_logged:]
+        if new:
+            self._log.append(change for _, changes in new for change in changes)
+            self._num_logged += len(new)
+            # From here on these strokes survive this process.
+
+    def _log_at_exit(self) -> None:
+        """Keep for the next opening what cannot go into the image any more."""
         try:
-            self._log.append(change for _, changes in rest for change in changes)
+            self._log_new()
         except OSError as error:
             self._error = error
 
-    def _apply(self, edit: int, changes: list[Change]) -> None:
-        for change in changes:
-            steps = self._arrays.apply(change)
-            while True:
-                # One chunk at a time, so that readers wait for a chunk and not for a stroke.
-                with self.lock:
-                    pairs = next(steps, None)
-                    if pairs is None:
-                        break
-                    self.history.add(edit, pairs)
-                    for before, after in pairs:
-                        self._count(before, -1)
-                        self._count(after, 1)
+    def _apply(self, edit: int, change: Change) -> None:
+        steps = self._arrays.apply(change)
+        while True:
+            # One chunk at a time, so that readers wait for a chunk and not for a stroke.
+            with self.lock:
+                pairs = next(steps, None)
+                if pairs is None:
+                    return
+                self.history.add(edit, pairs)
+                for before, after in pairs:
+                    self._count(before, -1)
+                    self._count(after, 1)
+            # However long a stroke takes, the next ones are safe at once.
+            self._log_new()
 
     def _count(self, change: Change, sign: int) -> None:
         if self.counts is None:
