@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,7 +132,11 @@ def _opened(file: str) -> Iterator[Any]:
         else:
             with Path(file).open("rb") as stream:
                 refuse_lfs_pointer(stream.read(len(LFS_HEAD)), file)
-        with tifffile.TiffFile(_stream(file)) as tiff:
+        with _Complaints() as complaints, tifffile.TiffFile(_stream(file)) as tiff:
+            num_series = len(tiff.series)  # follows every directory of the file
+            _check_offsets(file, complaints.messages)
+            if not num_series:
+                raise SourceError(f"{file} is a TIFF file without an image. Choose another.", file)
             yield tiff
     except MuvitError:
         raise
@@ -143,9 +149,52 @@ def _opened(file: str) -> Iterator[Any]:
         ) from error
 
 
+class _Complaints(logging.Handler):
+    """What tifffile logs while a file is opened, kept from the user's terminal."""
+
+    _lock_of_logger = threading.Lock()
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    def __enter__(self) -> _Complaints:
+        self._lock_of_logger.acquire()
+        logger = logging.getLogger("tifffile")
+        self._propagated = logger.propagate
+        logger.propagate = False
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        logger = logging.getLogger("tifffile")
+        logger.removeHandler(self)
+        logger.propagate = self._propagated
+        self._lock_of_logger.release()
+
+
+def _check_offsets(file: str, complaints: list[str]) -> None:
+    """Refuse a file that points beyond its own end: parts of it would be missing silently."""
+    if is_url(file):
+        return
+    size = Path(file).stat().st_size
+    beyond = []
+    for text in complaints:
+        for number in map(int, re.findall(r"offset (?:to first page )?(\d+)", text)):
+            # the description, where OME and vendors keep their metadata, may begin inside
+            if number >= size or ("TiffTag 270" in text and number >= 8):
+                beyond.append(max(number, size))
+    if beyond:
+        raise SourceError(
+            f"{file} is cut short: it has {size} bytes, but points to byte {max(beyond)}. "
+            "Copy the file again.", file,
+        )
+
+
 def _choose_series(file: str, tiff: Any, image: str | int | None) -> Any:
-    if not tiff.series:
-        raise SourceError(f"{file} is a TIFF file without an image. Choose another file.", file)
     if image is None:
         return tiff.series[0]
     if isinstance(image, int) and 0 <= image < len(tiff.series):
