@@ -181,12 +181,12 @@ def _check_offsets(file: str, complaints: list[str]) -> None:
     if is_url(file):
         return
     size = Path(file).stat().st_size
-    beyond = []
-    for text in complaints:
-        for number in map(int, re.findall(r"offset (?:to first page )?(\d+)", text)):
-            # the description, where OME and vendors keep their metadata, may begin inside
-            if number >= size or ("TiffTag 270" in text and number >= 8):
-                beyond.append(max(number, size))
+    # tag 270, the description where OME and vendors keep their metadata, may begin inside
+    beyond = [
+        max(number, size) for text in complaints
+        for number in map(int, re.findall(r"offset (?:to first page )?(\d+)", text))
+        if number >= size or ("TiffTag 270" in text and number >= 8)
+    ]
     if beyond:
         raise SourceError(
             f"{file} is cut short: it has {size} bytes, but points to byte {max(beyond)}. "
