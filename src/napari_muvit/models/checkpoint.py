@@ -31,7 +31,9 @@ from napari_muvit.models.model_files import (
     read_text,
     replace_file,
 )
-from napari_muvit.models.official_folder import load_official
+from napari_muvit.models.official_folder import load_official, save_official
+
+__all__ = ["ModelKind", "ModelMeta", "load_model", "save_model", "save_official"]
 
 ModelKind = Literal["mae", "segmenter", "encoder"]
 FORMAT = "napari-muvit"
