@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import napari_muvit as muvit
@@ -14,6 +14,7 @@ from napari_muvit.plugin import crops
 from napari_muvit.plugin.layers import ChannelDisplay
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     levels=st.sets(st.integers(1, 64), min_size=1, max_size=4).map(sorted),
     size=st.integers(1, 512), y=st.floats(-1e5, 1e5), x=st.floats(-1e5, 1e5),

@@ -10,7 +10,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from napari.layers import Image, Labels
 from napari.layers._source import layer_source
@@ -34,6 +34,7 @@ def rotated(degrees: float) -> np.ndarray:
     return matrix
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     scale=st.floats(0.01, 100), shift=st.floats(-1e5, 1e5), turn=st.floats(0, 360),
     place=st.tuples(st.floats(0, 64), st.floats(0, 96)),

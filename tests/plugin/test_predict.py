@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_muvit import api
@@ -18,6 +18,7 @@ TABLE = api.ClassTable(
 )
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     low=st.tuples(st.floats(0, 400), st.floats(0, 400)),
     side=st.tuples(st.floats(1, 900), st.floats(1, 900)),

@@ -152,6 +152,52 @@ class ImagePicker(QWidget):  # type: ignore[misc]
         self.changed.emit()
 
 
+class LabelsPicker(QWidget):  # type: ignore[misc]
+    """A list of the labels layers in the viewer that follows the layers."""
+
+    changed = Signal()
+
+    def __init__(self, dock: DockWidget, tooltip: str) -> None:
+        super().__init__()
+        self._viewer = dock.viewer
+        self._layers: list[Any] = []
+        self._combo = QComboBox()
+        self._combo.setToolTip(tooltip)
+        self._combo.setMinimumContentsLength(12)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._combo, 1)
+        self._combo.currentIndexChanged.connect(self._on_index)
+        events = dock.viewer.layers.events
+        for emitter in (events.inserted, events.removed, events.reordered):
+            dock.listen(emitter, self.refresh)
+        self.refresh()
+
+    @property
+    def layer(self) -> Any:
+        """The chosen layer, None when there is none."""
+        index = self._combo.currentIndex()
+        return self._layers[index] if 0 <= index < len(self._layers) else None
+
+    def refresh(self, event: Any = None) -> None:
+        """Read the viewer's layers again; the chosen one stays chosen while it exists."""
+        from napari.layers import Labels
+
+        before = None if self.layer is None else self.layer.unique_id
+        self._layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels)]
+        ids = [layer.unique_id for layer in self._layers]
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        self._combo.addItems([layer.name for layer in self._layers])
+        self._combo.setCurrentIndex(ids.index(before) if before in ids else len(ids) - 1)
+        self._combo.blockSignals(False)
+        self._combo.setEnabled(bool(ids))
+        self.changed.emit()
+
+    def _on_index(self, index: int) -> None:
+        self.changed.emit()
+
+
 def _same(choice: ImageChoice | None, among: list[ImageChoice]) -> int | None:
     if choice is None:
         return None

@@ -1,0 +1,267 @@
+"""Runs without Qt: where they start, in a thread or as a process, and what they show.
+
+A run is a folder, and the folder is the truth: whoever started it, `read_run` shows it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import yaml
+
+from napari_muvit.config import RunConfig
+from napari_muvit.errors import RunError
+from napari_muvit.plugin.predict import remaining_text
+
+Verb = Literal["pretrain", "finetune"]
+STATES = {
+    "running": "Running", "interrupted": "Interrupted", "completed": "Completed",
+    "stopped": "Stopped", "early": "Stopped early: no more improvement", "failed": "Failed",
+}
+
+
+class RunControl(Protocol):
+    """A run that this widget started."""
+
+    folder: Path
+    can_pause: bool
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class ThreadRun:
+    """A run in a thread of napari: quick to start, gone when napari closes.
+
+    Parameters
+    ----------
+    make
+        Makes the ``Run``; called in the thread that iterates over `events`, because checking
+        the images takes its time.
+    folder
+        The run folder.
+    """
+
+    can_pause = True
+
+    def __init__(self, make: Callable[[], Any], folder: Path) -> None:
+        self.folder = folder
+        self._make = make
+        self._run: Any = None
+        self._wishes: list[str] = []
+
+    def events(self) -> Iterator[Any]:
+        """The run's events; to be iterated in a thread."""
+        self._run = self._make()
+        for wish in self._wishes:
+            getattr(self._run, wish)()
+        yield from self._run
+
+    def pause(self) -> None:
+        self._ask("pause")
+
+    def resume(self) -> None:
+        self._ask("resume")
+
+    def stop(self) -> None:
+        self._ask("stop")
+
+    def _ask(self, wish: str) -> None:
+        """Pass on a wish, or keep it until the run is there."""
+        if self._run is None:
+            self._wishes.append(wish)
+        else:
+            getattr(self._run, wish)()
+
+
+class ProcessRun:
+    """A run in its own process, which outlives napari.
+
+    Parameters
+    ----------
+    arguments
+        What follows ``python -m napari_muvit.train``.
+    folder
+        The run folder.
+
+    Raises
+    ------
+    RunError
+        If the process cannot be started.
+    """
+
+    can_pause = hasattr(signal, "SIGSTOP")
+
+    def __init__(self, arguments: list[str], folder: Path) -> None:
+        self.folder = folder
+        self._log = Path(tempfile.mkdtemp(prefix="muvit-")) / "messages.txt"
+        command = [sys.executable, "-m", "napari_muvit.train", *arguments]
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise RunError(f"the training process cannot be started: {error}.") from error
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def error(self) -> RunError | None:
+        """Why the process ended, None where it did its work or still does."""
+        status = self._process.poll()
+        if not status:
+            return None
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        if said:
+            return RunError(said[-1])
+        if status in {-9, 137}:
+            return RunError(
+                "the training process was killed, most likely because memory ran out. Take a "
+                "smaller batch size or crop size, and resume the run."
+            )
+        if (self.folder / "config.yaml").exists():
+            return None
+        return RunError(f"the training process ended with status {status}; see {self._log}.")
+
+    def pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ask the run to write a checkpoint and end."""
+        if self.can_pause:
+            self.resume()
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the process has ended."""
+        self._process.wait(seconds)
+
+
+def start_process(verb: Verb, config: RunConfig) -> ProcessRun:
+    """Start a run in its own process."""
+    values = config.model_dump(mode="json")
+    path = Path(tempfile.mkdtemp(prefix="muvit-")) / "config.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return ProcessRun([verb, "--config", str(path)], Path(config.output))
+
+
+def resume_process(folder: Path) -> ProcessRun:
+    """Go on with a run in its own process."""
+    return ProcessRun(["resume", str(folder)], folder)
+
+
+@dataclass(frozen=True)
+class RunPicture:
+    """What there is to show of a run.
+
+    Attributes
+    ----------
+    train, rate
+        (step, loss) and (step, learning rate) of every step.
+    validation
+        For each metric its (step, value) pairs.
+    preview
+        The newest preview picture.
+    """
+
+    folder: Path
+    kind: str
+    state: str
+    step: int
+    steps: int
+    headline: str
+    train: tuple[tuple[int, float], ...] = ()
+    rate: tuple[tuple[int, float], ...] = ()
+    validation: dict[str, tuple[tuple[int, float], ...]] | None = None
+    preview: Path | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "running"
+
+    @property
+    def can_resume(self) -> bool:
+        return self.state in {"interrupted", "stopped", "failed"}
+
+
+def read_run(backend: Any, folder: Path) -> RunPicture | None:
+    """What the folder of a run tells now; None while it holds no run yet."""
+    if not (folder / "config.yaml").exists() and not (folder / "run.json").exists():
+        return None
+    run = backend.RunFolder(folder)
+    status = run.status()
+    rows = run.metrics()
+    train = [row for row in rows if row.get("split") == "train"]
+    tests = [row for row in rows if row.get("split") == "val"]
+    previews = run.previews()
+    return RunPicture(
+        folder=folder, kind=run.kind, state=status.state, step=status.step, steps=status.steps,
+        headline=_headline(status, train), train=_pairs(train, "loss"),
+        rate=_pairs(train, "learning_rate"), validation=_metrics(tests),
+        preview=previews[-1] if previews else None,
+    )
+
+
+def _headline(status: Any, train: list[dict[str, Any]]) -> str:
+    parts = [STATES.get(status.state, status.state), f"step {status.step} of {status.steps}"]
+    if train and "loss" in train[-1]:
+        parts.append(f"loss {train[-1]['loss']:.3g}")
+    left = remaining_text(status.remaining)
+    text = ", ".join([*parts, left] if left else parts)
+    return f"{text}. {status.message}" if status.message else f"{text}."
+
+
+def _pairs(rows: list[dict[str, Any]], column: str) -> tuple[tuple[int, float], ...]:
+    return tuple((int(row["step"]), float(row[column])) for row in rows if column in row)
+
+
+def _metrics(rows: list[dict[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
+    plain = {"step", "epoch", "split", "seconds", "superseded", "learning_rate"}
+    names = sorted({name for row in rows for name in row} - plain)
+    return {name: _pairs(rows, name) for name in names}
+
+
+def find_runs(parent: Path, depth: int = 3) -> list[Path]:
+    """Run folders below `parent`, newest first; folders that cannot be read are left out."""
+    found: list[Path] = []
+    _collect(parent, depth, found)
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _collect(folder: Path, depth: int, found: list[Path]) -> None:
+    if (folder / "run.json").is_file():
+        found.append(folder)
+        return
+    if depth == 0 or folder.suffix == ".zarr":
+        return
+    try:
+        inner = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError:
+        # Somebody else's folder on a shared disk: it holds no runs that can be shown.
+        return
+    for path in inner:
+        _collect(path, depth - 1, found)
+
+
+def free_folder(parent: Path, verb: str) -> Path:
+    """A run folder that does not exist yet: ``pretrain-1``, ``pretrain-2``, ..."""
+    number = 1
+    while (parent / f"{verb}-{number}").exists():
+        number += 1
+    return parent / f"{verb}-{number}"

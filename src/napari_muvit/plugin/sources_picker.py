@@ -1,0 +1,149 @@
+"""The images of a run, and for fine-tuning their labels: from layers, or from files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QFormLayout,
+    QHeaderView,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_muvit.errors import InputError
+from napari_muvit.plugin.dock import DockWidget, ImagePicker, LabelsPicker, row
+from napari_muvit.plugin.layers import source_path
+from napari_muvit.plugin.notices import notifies
+
+MAX_ROWS_SHOWN = 4
+
+
+class SourcesPicker(QWidget):  # type: ignore[misc]
+    """Rows of image paths, with label paths beside them where labels are wanted.
+
+    Parameters
+    ----------
+    dock
+        The widget that this one is part of.
+    with_labels
+        Whether every image needs labels.
+    """
+
+    changed = Signal()
+
+    def __init__(self, dock: DockWidget, with_labels: bool) -> None:
+        super().__init__()
+        self.with_labels = with_labels
+        self.image = ImagePicker(dock, "An image in the viewer to learn from.")
+        self.labels: LabelsPicker | None = None
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        form = QFormLayout()
+        form.addRow("Image", self.image)
+        if with_labels:
+            self.labels = LabelsPicker(dock, "The labels layer that belongs to the image.")
+            form.addRow("Labels", self.labels)
+        layout.addLayout(form)
+        self.add_layer = QPushButton("Add layer")
+        self.add_layer.setToolTip("Add the layers chosen above to the images of the run.")
+        self.add_layer.clicked.connect(self._on_add_layer)
+        self.add_files = QPushButton("Add files …")
+        self.add_files.setToolTip(
+            "Add image files: OME-Zarr folders are dropped or typed; TIFF, slides, pictures."
+        )
+        self.add_files.clicked.connect(self._on_add_files)
+        self.remove = QPushButton("Remove")
+        self.remove.setToolTip("Take the marked rows out of the run.")
+        self.remove.clicked.connect(self._on_remove)
+        layout.addLayout(row(self.add_layer, self.add_files, self.remove))
+        self.table = self._table()
+        layout.addWidget(self.table)
+        self._fit()
+
+    def _table(self) -> QTableWidget:
+        headers = ["Images of the run", "Labels"] if self.with_labels else ["Images of the run"]
+        table = QTableWidget(0, len(headers))
+        table.setHorizontalHeaderLabels(headers)
+        table.setToolTip("Paths of what the run learns from; they can be edited.")
+        table.verticalHeader().setVisible(False)
+        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        table.itemChanged.connect(self._on_edited)
+        return table
+
+    def images(self) -> tuple[str, ...]:
+        """Paths of the images, in order."""
+        return self._column(0)
+
+    def label_paths(self) -> tuple[str, ...]:
+        """Paths of the labels, in the order of the images."""
+        return self._column(1) if self.with_labels else ()
+
+    def _column(self, column: int) -> tuple[str, ...]:
+        cells = (self.table.item(line, column) for line in range(self.table.rowCount()))
+        texts = ("" if cell is None else cell.text().strip() for cell in cells)
+        return tuple(text for text in texts if text)
+
+    def add(self, image: str, labels: str = "") -> None:
+        """Add one image, and its labels."""
+        line = self.table.rowCount()
+        self.table.insertRow(line)
+        for column, text in enumerate((image, labels)[: self.table.columnCount()]):
+            item = QTableWidgetItem(text)
+            item.setToolTip(text)
+            self.table.setItem(line, column, item)
+        self._fit()
+        self.changed.emit()
+
+    def clear(self) -> None:
+        self.table.setRowCount(0)
+        self._fit()
+
+    @notifies
+    def _on_add_layer(self, checked: bool = False) -> None:
+        choice = self.image.choice
+        if choice is None:
+            raise InputError("no image is open. Open one, or add files.")
+        labels = None if self.labels is None else self.labels.layer
+        if self.with_labels and labels is None:
+            raise InputError("no labels layer is open. Open or paint labels, or add files.")
+        self.add(_path(choice.layers[0]), "" if labels is None else _path(labels))
+
+    @notifies
+    def _on_add_files(self, checked: bool = False) -> None:
+        paths, _ = QFileDialog.getOpenFileNames(self, "Images to learn from")
+        for path in paths:
+            self.add(path)
+
+    def _on_remove(self, checked: bool = False) -> None:
+        lines = {index.row() for index in self.table.selectedIndexes()}
+        for line in sorted(lines, reverse=True):
+            self.table.removeRow(line)
+        self._fit()
+        self.changed.emit()
+
+    def _on_edited(self, item: Any) -> None:
+        self.changed.emit()
+
+    def _fit(self) -> None:
+        """As tall as its rows, up to a few."""
+        lines = max(1, min(self.table.rowCount(), MAX_ROWS_SHOWN))
+        height = self.table.horizontalHeader().sizeHint().height()
+        self.table.setFixedHeight(height + lines * 30 + 4)
+
+
+def _path(layer: Any) -> str:
+    path = source_path(layer)
+    if path is None:
+        raise InputError(
+            f"layer {layer.name!r} is only in memory; a run can be repeated only from files. "
+            "Save it first (File, Save Selected Layers), open the saved file, and add that."
+        )
+    return path

@@ -1,0 +1,144 @@
+"""The Pretrain and Fine-tune widgets in a real viewer, training real (tiny) models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtGui import QGuiApplication
+from skimage.io import imsave
+
+from napari_muvit import api
+from napari_muvit.errors import RunError
+
+TINY = {
+    "levels": (1, 4), "crop_size": (32,), "preset": "tiny", "steps": 4, "batch_size": 2,
+    "tissue": "none", "preview_every": 2, "checkpoint_every": 2, "threads": 1, "device": "cpu",
+}
+WAIT_MS = 90_000
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "tissue.png"
+    image = np.random.default_rng(0).integers(0, 255, (160, 192, 3), dtype=np.uint8)
+    imsave(path, image, check_contrast=False)
+    labels = 1 + (image[..., 0] > 127).astype(np.uint8)
+    imsave(tmp_path / "labels.tif", labels, check_contrast=False)
+    return path
+
+
+@pytest.fixture
+def widget(viewer: Any, open_widget: Any, picture: Path) -> Any:
+    viewer.open(str(picture), plugin="napari")
+    widget = open_widget("MuViT: Pretrain")
+    widget.form.set_values(TINY)
+    return widget
+
+
+def is_idle(widget: Any) -> bool:
+    return bool(widget.control is None and not widget.stop.isEnabled())
+
+
+def test_start_waits_for_images_and_folder(viewer: Any, open_widget: Any) -> None:
+    widget = open_widget("MuViT: Pretrain")
+    assert not widget.start.isEnabled()
+    assert "no images" in widget.note.text()
+    widget.sources.add("a.png")
+    assert widget.start.isEnabled()
+    assert "muvit-runs" in widget.output.path
+
+
+def test_wrong_option_is_named_before_start(widget: Any, picture: Path) -> None:
+    widget.sources.add_layer.click()
+    assert widget.sources.images() == (str(picture),)
+    widget.form.set_values({"crop_size": (30,)})
+    widget.form.changed.emit()
+    assert "crop_size 30" in widget.note.text()
+    assert not widget.start.isEnabled()
+
+
+@pytest.mark.parametrize("detached", [False, True], ids=["thread", "process"])
+def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:
+    widget.sources.add_layer.click()
+    widget.detached.setChecked(detached)
+    widget.start.click()
+    assert not widget.start.isEnabled()
+    assert widget.stop.isEnabled()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: widget.view.picture is not None
+                    and widget.view.picture.state == "completed", timeout=WAIT_MS)
+    assert len(widget.view.picture.train) == 4
+    assert widget.view.losses.listDataItems()
+    assert not widget.view.preview.pixmap().isNull()
+    assert "Completed, step 4 of 4" in widget.view.headline.text()
+
+
+def test_pause_stop_and_resume(widget: Any, qtbot: Any) -> None:
+    widget.sources.add_layer.click()
+    widget.form.set_values({"steps": 400})
+    widget.detached.setChecked(False)
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.view.picture is not None and widget.view.picture.step > 1,
+                    timeout=WAIT_MS)
+    widget.pause.click()
+    assert widget.pause.text() == "Continue"
+    widget.pause.click()
+    assert widget.pause.text() == "Pause"
+    widget.stop.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    folder = api.RunFolder(widget.output.path)
+    assert folder.status().state == "stopped"
+    stopped_at = folder.status().step
+    widget.resume.click()
+    qtbot.waitUntil(lambda: widget.view.picture is not None
+                    and widget.view.picture.step > stopped_at, timeout=WAIT_MS)
+    widget.stop.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+
+
+def test_process_that_cannot_start_says_why(
+    widget: Any, notices: list[str], qtbot: Any, tmp_path: Path
+) -> None:
+    widget.sources.add(str(tmp_path / "missing.png"))
+    widget.start.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert "missing.png" in notices[0]
+    assert widget.start.isEnabled()
+
+
+def test_failure_in_the_thread_is_said(
+    widget: Any, notices: list[str], qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(config: Any) -> Any:
+        raise RunError("the disk is full.")
+
+    monkeypatch.setattr(widget.backend, "pretrain", fail)
+    widget.sources.add_layer.click()
+    widget.detached.setChecked(False)
+    widget.start.click()
+    qtbot.waitUntil(lambda: is_idle(widget))
+    assert notices == ["the disk is full."]
+    assert widget.start.isEnabled()
+
+
+def test_copied_command_names_what_was_changed(widget: Any) -> None:
+    widget.sources.add_layer.click()
+    widget.copy.click()
+    command = QGuiApplication.clipboard().text()
+    assert command.startswith("python -m napari_muvit.train pretrain --images")
+    assert "--preset tiny" in command
+    assert "--weight-decay" not in command
+
+
+def test_finetune(viewer: Any, open_widget: Any, picture: Path, qtbot: Any) -> None:
+    widget = open_widget("MuViT: Fine-tune")
+    widget.form.set_values(TINY)
+    widget.sources.add(str(picture), str(picture.with_name("labels.tif")))
+    widget.detached.setChecked(False)
+    widget.start.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert api.RunFolder(widget.output.path).status().state == "completed"
