@@ -18,6 +18,7 @@ class ProgressPrinter:
         self.name = name
         self._terminal = sys.stderr.isatty()
         self._last = -QUIET_SECONDS
+        self._shown = ""
         self._open_line = False
 
     def show(self, event: Any) -> None:
@@ -36,9 +37,9 @@ class ProgressPrinter:
     def _progress(self, text: str, is_last: bool) -> None:
         now = time.monotonic()
         pause = 0.1 if self._terminal else QUIET_SECONDS
-        if now - self._last < pause and not is_last:
+        if text == self._shown or (now - self._last < pause and not is_last):
             return
-        self._last = now
+        self._last, self._shown = now, text
         if self._terminal:
             sys.stderr.write(f"\r\x1b[K{self.name}: {text}")
             sys.stderr.flush()
@@ -52,8 +53,8 @@ class ProgressPrinter:
 
     def _show_StepEvent(self, event: Any) -> None:
         self._progress(
-            f"step {event.step}/{event.steps}  loss {event.loss:.4f}  "
-            f"{duration(event.remaining)} left", is_last=event.step == event.steps,
+            f"step {event.step}/{event.steps}  loss {event.loss:.4f}{left(event.remaining)}",
+            is_last=event.step == event.steps,
         )
 
     def _show_ValidationEvent(self, event: Any) -> None:
@@ -65,12 +66,17 @@ class ProgressPrinter:
 
     def _show_TileEvent(self, event: Any) -> None:
         self._progress(
-            f"{event.done}/{event.total} tiles  {duration(event.remaining)} left",
+            f"{event.done}/{event.total} tiles{left(event.remaining)}",
             is_last=event.done == event.total,
         )
 
     def _show_ConvertEvent(self, event: Any) -> None:
         self._progress(
-            f"{event.done}/{event.total} blocks  {duration(event.remaining)} left",
+            f"{event.done}/{event.total} blocks{left(event.remaining)}",
             is_last=event.done == event.total,
         )
+
+
+def left(seconds: float | None) -> str:
+    """What remains, in words; nothing where it is not known yet or over."""
+    return f"  {duration(seconds)} left" if seconds else ""

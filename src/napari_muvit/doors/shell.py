@@ -52,10 +52,8 @@ def _show_warning(
         say(f"warning: {message}")
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """Seconds as a person says them: 45 s, 12 min, 3.5 h."""
-    if seconds is None:
-        return "unknown time"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

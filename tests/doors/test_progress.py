@@ -1,0 +1,33 @@
+"""Events as lines: the last one always, the same one never twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from napari_muvit.doors.progress import ProgressPrinter, left
+from napari_muvit.doors.shell import duration
+
+
+@dataclass
+class TileEvent:
+    done: int
+    total: int
+    remaining: float | None
+
+
+def test_elsewhere_than_on_a_terminal_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = ProgressPrinter("predict")
+    for done in range(101):
+        printer.show(TileEvent(done, 100, 100.0 - done))
+    printer.show(TileEvent(100, 100, 0.0))
+    printer.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["predict: 0/100 tiles  100 s left".replace("100 s", "2 min"),
+                     "predict: 100/100 tiles"]
+
+
+def test_durations_are_said_as_a_person_would() -> None:
+    assert [duration(s) for s in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
+    assert left(None) == ""
