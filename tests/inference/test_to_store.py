@@ -43,8 +43,8 @@ def model(levels=(1, 4), **more):
 @pytest.mark.parametrize("fmt", ["0.4", "0.5"])
 def test_labels_equal_the_lazy_ones_at_their_place(tmp_path, fmt):
     pyramid = pyramid_from_arrays([image((300, 260))], pixel_size=(0.5, 0.5))
-    events = list(predict_to_zarr(pyramid, model((2, 8), pixel_size=(0.5, 0.5)), tmp_path / "out.ome.zarr",
-                                  tissue="none", fmt=fmt))
+    events = list(predict_to_zarr(pyramid, model((2, 8), pixel_size=(0.5, 0.5)),
+                                  tmp_path / "out.ome.zarr", tissue="none", fmt=fmt))
     finished = events[-1]
     assert isinstance(finished, FinishedEvent)
     assert finished.complete
@@ -248,7 +248,8 @@ def test_volumes_are_predicted_plane_by_plane(tmp_path):
 def test_areas_are_counted_in_px_and_um2(tmp_path):
     pyramid = pyramid_from_arrays([image((300, 260))], pixel_size=(0.5, 0.5))
     output = tmp_path / "o.ome.zarr"
-    finished = list(predict_to_zarr(pyramid, model((2, 8), pixel_size=(0.5, 0.5)), output, tissue="none"))[-1]
+    stub = model((2, 8), pixel_size=(0.5, 0.5))
+    finished = list(predict_to_zarr(pyramid, stub, output, tissue="none"))[-1]
     labels = open_pyramid(str(output)).read(0, (0, 0), (150, 130))
     for row in finished.areas:
         count = int((labels == row["value"]).sum())

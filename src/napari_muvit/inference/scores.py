@@ -217,8 +217,8 @@ def relative_scale(prediction: Pyramid, truth: Pyramid) -> tuple[FloatArray, Flo
     theirs = np.asarray(prediction.spatial_shape, np.float64)
     for ratio, shift in _candidates(prediction, truth):
         ends = shift - ratio / 2 + theirs * ratio
-        slack = np.maximum(ratio, 1) + 1e-6
-        begins = np.abs(shift - ratio / 2 + 0.5) < np.maximum(ratio, 1) * 0.5 + 1e-6
+        slack = np.maximum(ratio, 1) - 1e-6  # less than one pixel of the coarser image
+        begins = np.abs(shift - ratio / 2 + 0.5) < slack / 2 + 1e-5
         if (begins & (np.abs(ends - (ours - 0.5)) < slack)).all():
             return ratio, shift
     raise InputError(
@@ -229,27 +229,38 @@ def relative_scale(prediction: Pyramid, truth: Pyramid) -> tuple[FloatArray, Flo
 
 def _candidates(prediction: Pyramid, truth: Pyramid) -> Iterator[tuple[FloatArray, FloatArray]]:
     """Possible alignments, the best founded first."""
-    scale, size = np.asarray(prediction.spacing), np.asarray(truth.spacing)
-    both = prediction.pixel_size is not None and truth.pixel_size is not None
-    neither = prediction.pixel_size is None and truth.pixel_size is None
+    spacing, ours = np.asarray(prediction.spacing), np.asarray(truth.spacing)
+    place, origin = np.asarray(prediction.origin), np.asarray(truth.origin)
     if prediction.pixel_size is not None and truth.pixel_size is not None:
         um, um_truth = np.asarray(prediction.pixel_size[0]), np.asarray(truth.pixel_size[0])
-        place = np.asarray(prediction.origin) / scale * um - np.asarray(truth.origin) / size * (
-            um_truth)
-        yield um / um_truth, place / um_truth
-    if neither:
-        yield scale / size, (np.asarray(prediction.origin) - np.asarray(truth.origin)) / size
-    ours = np.asarray(truth.spatial_shape, np.float64)
-    theirs = np.asarray(prediction.spatial_shape, np.float64)
-    if both and (ours != theirs).any():
-        return  # scales that do not fit are an error, not a reason to guess
-    ratio = ours / theirs
-    whole = np.where(ratio >= 1, np.rint(ratio), 1 / np.maximum(np.rint(1 / ratio), 1))
-    fits = np.where(ratio >= 1, np.ceil(ours / whole), ours) == np.where(
-        ratio >= 1, theirs, theirs)
-    finer = np.ceil(theirs * whole) == ours
-    if (np.where(ratio >= 1, fits, finer)).all() and np.ptp(whole[-2:]) == 0:
-        yield whole, (whole - 1) / 2
+        yield um / um_truth, (place / spacing * um - origin / ours * um_truth) / um_truth
+        if prediction.spatial_shape != truth.spatial_shape:
+            return  # sizes that do not fit are an error, no reason to guess
+    elif prediction.pixel_size is None and truth.pixel_size is None:
+        yield spacing / ours, (place - origin) / ours
+    ratio = _ratio_of_shapes(prediction.spatial_shape, truth.spatial_shape)
+    if ratio is not None:
+        yield ratio, (ratio - 1) / 2
+
+
+def _ratio_of_shapes(given: Sequence[int], wanted: Sequence[int]) -> FloatArray | None:
+    """Truth pixels in a predicted one if one image is the other at a whole-numbered level.
+
+    A level scales y and x alike, other axes likewise or not at all; powers of two come first.
+    """
+    is_coarser = math.prod(given) <= math.prod(wanted)
+    fine, coarse = (wanted, given) if is_coarser else (given, wanted)
+    most = math.ceil(fine[-1] / coarse[-1]) + 1
+    levels = sorted(range(1, most + 1), key=lambda k: (k & (k - 1) != 0, k))
+    for level in levels:
+        fits = [
+            (level if -(-n // level) == m else 1 if n == m and axis < len(fine) - 2 else 0)
+            for axis, (n, m) in enumerate(zip(fine, coarse, strict=True))
+        ]
+        if all(fits):
+            ratio = np.asarray(fits, np.float64)
+            return ratio if is_coarser else 1 / ratio
+    return None
 
 
 def _text(pyramid: Pyramid) -> str:
@@ -277,7 +288,8 @@ def _blocks(truth: Pyramid, prediction: Pyramid) -> Iterator[tuple[slice, ...]]:
 
 def _read(pyramid: Pyramid, region: Sequence[slice]) -> NDArray[Any]:
     start = [part.start for part in region]
-    return pyramid.read(0, start, [part.stop - part.start for part in region])[0]
+    pixels: NDArray[Any] = pyramid.read(0, start, [part.stop - part.start for part in region])
+    return pixels[0]
 
 
 def _count(
