@@ -389,6 +389,77 @@ class FinetuneConfig(RunConfig):
             )
 
 
+class PredictConfig(Options):
+    """Prediction of one or many images to OME-Zarr labels."""
+
+    images: Annotated[Paths, option(
+        "Images", "Images to predict, or one CSV with a column image.", group="Images",
+        min_length=1)]
+    model: Annotated[str, option(
+        "Model", "Run folder of a fine-tuning, or model folder.", group="Model")]
+    output: Annotated[str, option(
+        "Output", "OME-Zarr to write; for several images a folder of them. What is there "
+        "already is continued.", group="Output")]
+    channels: Annotated[tuple[int | str, ...] | None, option(
+        "Channels", "Channels to use, by number or name, in the model's order; all by default.",
+        group="Images")] = None
+    t: Annotated[int | None, option(
+        "Time point", "Index along t; every time point by default.", group="Images",
+        advanced=True, ge=0)] = None
+    z: Annotated[int | None, option(
+        "Plane", "Index along z for a 2D model; every plane by default.", group="Images",
+        advanced=True, ge=0)] = None
+    overlap: Annotated[float, option(
+        "Overlap", "Share of a tile that neighbouring tiles have in common.", group="Tiles",
+        ge=0, lt=0.9)] = 0.25
+    tissue: Annotated[str, option(
+        "Tissue mask", "Where to predict: auto leaves empty places out, none predicts everything, "
+        "or the path of a mask image.", group="Tiles")] = "auto"
+    roi: Annotated[tuple[float, ...] | None, option(
+        "Region", "Predict only around this box: its lower corner, then its upper one, (z) y x "
+        "each.", group="Tiles", unit="px of full resolution", advanced=True)] = None
+    average: Annotated[Literal[1, 2, 4, 8], option(
+        "Average", "Average over this many flips, and quarter turns if 8; takes as many times "
+        "longer.", group="Tiles", advanced=True)] = 1
+    batch_size: Annotated[int | None, option(
+        "Batch size", "Tiles in one call of the model; 1 on CPUs and 8 elsewhere by default.",
+        group="Tiles", advanced=True, ge=1)] = None
+    probabilities: Annotated[bool, option(
+        "Probabilities", "Write the probability of every class too.", group="Output")] = False
+    confidence: Annotated[bool, option(
+        "Confidence", "Write the probability of the predicted class too.", group="Output")] = False
+    geojson: Annotated[bool, option(
+        "GeoJSON", "Write outlines of the labels for QuPath too.", group="Output")] = False
+    fmt: Annotated[Literal["0.4", "0.5"], option(
+        "OME-Zarr version", "Version of the NGFF format.", group="Output", advanced=True)] = "0.5"
+    shard: Annotated[bool, option(
+        "Shards", "Put the chunks of a block into one file; 0.5 only.", group="Output",
+        advanced=True)] = False
+    part: Annotated[str | None, option(
+        "Part", "i/n: this is the i-th of n processes that share the work, for job arrays.",
+        group="Computer", pattern=r"^\d+/\d+$")] = None
+    cluster: Annotated[str | None, option(
+        "Cluster", "local for one worker per device, or the address of a dask scheduler, "
+        "tcp://...", group="Computer", pattern=r"^(local(:\d+)?|slurm|tcp://.+|tls://.+)$")] = None
+    device: Annotated[Device, option(
+        "Device", "auto, cpu, mps, cuda or cuda:1.", group="Computer")] = "auto"
+    precision: Annotated[Precision, option(
+        "Precision", "fp32, or bf16 where the device is faster with it.", group="Computer",
+        advanced=True)] = "fp32"
+    threads: Annotated[int | None, option(
+        "Threads", "CPU threads of the model; all cores by default.", group="Computer",
+        advanced=True, ge=1)] = None
+    kernels: Annotated[Literal["auto", "torch"], option(
+        "Kernels", "auto measures which matrix kernels are fastest on this CPU; torch takes "
+        "torch's own.", group="Computer", advanced=True)] = "auto"
+
+    @model_validator(mode="after")
+    def _check_shard(self) -> Self:
+        if self.shard and self.fmt == "0.4":
+            raise ValueError("shard needs OME-Zarr 0.5; leave out fmt 0.4 or shard.")
+        return self
+
+
 ConfigT = TypeVar("ConfigT", bound=Options)
 
 
