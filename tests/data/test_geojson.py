@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_muvit.data.geojson import read_geojson, write_geojson
+from napari_muvit.data.geojson import export_geojson, read_geojson, write_geojson
 from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.data.outlines import trace_labels
 from napari_muvit.data.rasterize import fill_rings
@@ -210,3 +210,27 @@ def test_export_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         write_geojson(path, broken(), TABLE)
     assert [f.name for f in tmp_path.iterdir()] == ["a.geojson"]
     assert path.read_text() == "old"
+
+
+def test_whole_store_and_prediction_are_exported(tmp_path: Path) -> None:
+    from napari_muvit.data.annotations import open_annotations
+    from napari_muvit.data.pyramid import open_pyramid
+    from napari_muvit.errors import InputError
+
+    image = open_pyramid(np.zeros((3000, 700), np.uint8))
+    with open_annotations(image, classes=TABLE, folder=tmp_path) as store:
+        store.write(8, (30, 20), np.ones((300, 40), bool), 2)
+        path = tmp_path / "a.geojson"
+        assert export_geojson(store, path) == 1
+        (found,), _ = read_geojson(path, TABLE)
+        np.testing.assert_array_equal(found.box, [[239.5, 159.5], [2639.5, 479.5]])
+        assert export_geojson(store, path, level=4) == 1
+        (found,), _ = read_geojson(path, TABLE)
+        np.testing.assert_array_equal(found.box, [[239.5, 159.5], [2639.5, 479.5]])
+    pyramid = open_pyramid(str(store.path))
+    assert export_geojson(pyramid, path, level=2) == 1
+    (found,), table = read_geojson(path, TABLE)
+    np.testing.assert_array_equal(found.box, [[239.5, 159.5], [2639.5, 479.5]])
+    assert table == TABLE
+    with pytest.raises(InputError, match="Pass one of them"):
+        export_geojson(pyramid, path, level=3)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_muvit.data.labels import PALETTE, ClassTable, LabelClass
-from napari_muvit.data.outlines import Outline
+from napari_muvit.data.labels import PALETTE, ClassTable, LabelClass, read_class_table
+from napari_muvit.data.outlines import Outline, trace_labels
 from napari_muvit.data.rasterize import Polygon
 from napari_muvit.errors import (
     InputError,
@@ -215,6 +215,82 @@ def _world_ring(ring: Any) -> NDArray[np.float64]:
     if (corners[0] == corners[-1]).all():
         corners = corners[:-1]
     return corners[:, ::-1] - HALF_PIXEL
+
+
+def export_geojson(
+    labels: Any, path: str | os.PathLike[str], classes: ClassTable | None = None, *,
+    level: int = 1, plane: int | None = None,
+) -> int:
+    """Write the outlines of a whole label image for QuPath; returns how many.
+
+    Parameters
+    ----------
+    labels
+        An annotation store, or a label `Pyramid` (a prediction).
+    classes
+        Names and colours; those of the labels by default.
+    level
+        Downsampling factor at which borders are followed; 1 is exact. Of a `Pyramid`, the
+        array that has it.
+    plane
+        Index along z, needed for volumes.
+
+    Raises
+    ------
+    InputError
+        If there is no such level or plane.
+    """
+    view = StorePlane(labels, level, plane) if hasattr(labels, "class_counts") else (
+        PyramidPlane(labels, level, plane)
+    )
+    table = classes or view.classes or ClassTable(())
+    return write_geojson(path, trace_labels(view, level=level), table, plane=plane)
+
+
+class StorePlane:
+    """One plane of an annotation store at a level as an array to index."""
+
+    def __init__(self, store: Any, level: int, plane: int | None) -> None:
+        self._store, self._level = store, level
+        shape = store.arrays.level_shape(level)
+        self._lead = _lead(len(shape), plane)
+        self.classes: ClassTable | None = store.classes
+        self.shape, self.ndim, self.dtype = shape[-2:], 2, store.arrays.dtype
+
+    def __getitem__(self, cut: tuple[slice, slice]) -> NDArray[Any]:
+        start = (*self._lead, *[part.start for part in cut])
+        size = (*[1] * len(self._lead), *[part.stop - part.start for part in cut])
+        block: NDArray[Any] = self._store.read(self._level, start, size)
+        return block.reshape(size[-2:])
+
+
+class PyramidPlane:
+    """One plane of a label pyramid's array at a level as an array to index."""
+
+    def __init__(self, pyramid: Any, level: int, plane: int | None) -> None:
+        factors = [row[-1] for row in pyramid.factors]
+        index = next((i for i, f in enumerate(factors) if abs(f - level) < 1e-6), None)
+        if index is None:
+            raise InputError(
+                f"level is {level}; {pyramid.name!r} has the levels "
+                f"{', '.join(f'{f:g}' for f in factors)}. Pass one of them."
+            )
+        self._pyramid, self._index = pyramid, index
+        self._lead = _lead(pyramid.ndim, plane)
+        self.classes = read_class_table(pyramid)
+        self.shape, self.ndim, self.dtype = pyramid.shapes[index][-2:], 2, pyramid.dtype
+
+    def __getitem__(self, cut: tuple[slice, slice]) -> NDArray[Any]:
+        start = (*self._lead, *[part.start for part in cut])
+        size = (*[1] * len(self._lead), *[part.stop - part.start for part in cut])
+        block: NDArray[Any] = self._pyramid.read(self._index, start, size)
+        return block.reshape(size[-2:])
+
+
+def _lead(num_axes: int, plane: int | None) -> tuple[int, ...]:
+    if num_axes == 3 and plane is None:
+        raise InputError("the labels are a volume; QuPath takes one plane. Pass plane.")
+    return (plane,) if num_axes == 3 and plane is not None else ()
 
 
 def write_geojson(

@@ -52,6 +52,8 @@ def trace_labels(
     wanted = None if values is None else {int(value) for value in values}
     found: dict[int, list[tuple[Edges, Edges]]] = {}
     for start, block in _blocks_with_rim(labels):
+        if not block.any():
+            continue
         present = {int(value) for value in np.unique(block)} - {0}
         for value in sorted(present if wanted is None else present & wanted):
             found.setdefault(value, []).append(_block_edges(block == value, start))
