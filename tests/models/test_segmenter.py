@@ -45,8 +45,8 @@ def draw(model: Segmenter, batch: int = 2, size: int = 16, seed: int = 1) -> tup
     extents = crop_extents(levels, size, ndim, tuple(range(ndim)))
     boxes = []
     for _ in range(batch):
-        inner = torch.rand(ndim, generator=generator).double().numpy()
-        boxes.append(torch.from_numpy(place_boxes(extents, corner=inner * (extents[-1:] - extents))))
+        room = torch.rand(ndim, generator=generator).double().numpy() * (extents[-1:] - extents)
+        boxes.append(torch.from_numpy(place_boxes(extents, corner=room)))
     return x, torch.stack(boxes) if boxes else torch.zeros(0, len(levels), 2, ndim).double()
 
 

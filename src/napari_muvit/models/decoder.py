@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from napari_muvit.models import kernels
 from napari_muvit.models.embedding import check_choice
 from napari_muvit.models.encoder import choose_frequencies
 from napari_muvit.models.layers import (
@@ -128,6 +129,7 @@ class Decoder(nn.Module):
         first = cast(TransformerLayer, self.layers[0])
         source = first.norm1(table) if rows == slice(None) else table
         angles = first.table(coords)
+        source = kernels.product_input(source)
         keys = first.attn.split(spread(project(first.attn.to_k, source)))
         values = first.attn.split(spread(project(first.attn.to_v, source)))
         return self._run(x, coords[:, rows], (rotate(keys, angles), values))

@@ -16,7 +16,6 @@ Axis letters: B batch, H heads, N queries, M keys, E head width.
 from __future__ import annotations
 
 import contextlib
-import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -162,7 +161,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         (B, H, N, E) in the dtype of `q`, differentiable.
     """
     choice, dtype = _state.choice, q.dtype
-    if choice.precision == "bf16" and dtype == torch.float32:
+    if choice.precision == "bf16" and dtype in (torch.float32, torch.bfloat16):
         q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     fits = q.device.type == "cpu" and mask is None and q.numel() > 0 and k.shape[2] > 0
     if choice.attention == "blocks" and fits and not torch.compiler.is_compiling():
@@ -245,8 +244,8 @@ def _under(choice: KernelChoice, job: Callable[[], object]) -> Callable[[], obje
     return run
 
 
-def _measure(jobs: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each job, taken in turns so that other load hits all alike."""
+def _measure(jobs: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+    """Least seconds of each job, taken in turns: other load only ever makes a job slower."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 1):
         for name, job in jobs.items():
@@ -254,4 +253,4 @@ def _measure(jobs: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[
             job()
             if turn:  # the first turn warms up caches and threads
                 seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: min(values) for name, values in seconds.items()}

@@ -1,0 +1,276 @@
+"""Speed and memory of the models beside the official code: ``python benchmarks/models.py``.
+
+Needs the extra `bench`. All contenders of a table take turns in one process, so that other load
+hits all alike; times are medians. Errors are the largest absolute difference from the official
+fp32 output, relative to its largest value. Peak memory is measured by one job in a process of
+its own, above what the model and its input occupy. Options: ``--help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from napari_muvit.geometry import crop_extents, place_boxes
+from napari_muvit.models.encoder import Encoder
+from napari_muvit.models.kernels import KernelChoice, choose_kernels, use_kernels
+from napari_muvit.models.mae import MAE
+
+Job = Callable[[], Tensor]
+"""Runs once and returns what contenders are compared by."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A table: input shape, sizes, and the speed-ups and errors that are wanted."""
+
+    title: str
+    levels: tuple[int, ...]
+    size: int
+    channels: int
+    batch: int
+    is_step: bool
+    wanted: dict[str, float]
+
+
+CASES = {
+    "encoder": Case("Encoder forward, 3x256x256, base", (1, 8, 32), 256, 1, 1, False,
+                    {"ours fp32": 1.8, "ours bf16": 2.8}),
+    "kpis": Case("Encoder forward, 2x512x512x3 (KPIS), base", (1, 8), 512, 3, 1, False,
+                 {"ours fp32": 1.8, "ours bf16": 2.8}),
+    "mae": Case("MAE step (forward, backward, clip, AdamW), batch 2, 3x256x256, base",
+                (1, 8, 32), 256, 1, 2, True, {"ours fp32": 1.4, "ours bf16": 2.2}),
+}
+CONTENDERS = ("official fp32", "official autocast", "ours fp32", "ours bf16")
+ERROR_LIMITS = {"ours fp32": 1e-6, "ours bf16": 4e-3}
+
+
+def build_model(case: Case, is_ours: bool, device: str) -> nn.Module:
+    """Model of the base preset with the same weights in both implementations."""
+    import muvit
+
+    arguments = {"in_channels": case.channels, "levels": case.levels, "patch_size": 8,
+                 "num_layers": 12, "dim": 512, "heads": 8}
+    torch.manual_seed(0)
+    official = (muvit.MuViTMAE2d if case.is_step else muvit.MuViTEncoder2d)(**arguments)
+    if not is_ours:
+        return official.to(device)
+    ours = (MAE if case.is_step else Encoder)(**arguments)  # type: ignore[arg-type]
+    ours.load_state_dict(official.state_dict())
+    return ours.to(device)
+
+
+def draw_input(case: Case, device: str) -> tuple[Tensor, Tensor]:
+    """Pixels and nested boxes."""
+    torch.manual_seed(1)
+    shape = (case.batch, len(case.levels), case.channels, case.size, case.size)
+    boxes = place_boxes(crop_extents(case.levels, case.size, 2), center=(4000.0, 4000.0))
+    bbox = torch.from_numpy(boxes).float().expand(case.batch, -1, -1, -1)
+    return torch.randn(shape).to(device), bbox.contiguous().to(device)
+
+
+def build_job(case: Case, name: str, choices: dict[str, KernelChoice], device: str) -> Job:
+    """What one contender does."""
+    owner, precision = name.split()[:2]
+    model = build_model(case, owner == "ours", device)
+    x, bbox = draw_input(case, device)
+    if "compiled" in name:
+        model = torch.compile(model)  # type: ignore[assignment]
+    run = _step(model, x, bbox, owner == "ours") if case.is_step else _forward(model, x, bbox)
+    if owner == "ours":
+        return _under(lambda: use_kernels(choices[precision]), run)
+    if precision == "autocast":
+        return _under(lambda: torch.autocast(x.device.type, torch.bfloat16), run)
+    return run
+
+
+def _under(context: Callable[[], Any], run: Job) -> Job:
+    def job() -> Tensor:
+        with context():
+            return run()
+
+    return job
+
+
+def _forward(model: nn.Module, x: Tensor, bbox: Tensor) -> Job:
+    model.eval()
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return model(x, bbox)[0].float()  # type: ignore[no-any-return]
+
+    return run
+
+
+def _step(model: nn.Module, x: Tensor, bbox: Tensor, is_ours: bool) -> Job:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    options = {"only_loss": True} if is_ours else {}
+
+    def run() -> Tensor:
+        torch.manual_seed(2)  # the same mask in both implementations
+        optimizer.zero_grad()
+        loss = model(x, bbox, **options)["loss"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        return loss.detach().float()  # type: ignore[no-any-return]
+
+    return run
+
+
+def take_turns(jobs: dict[str, Job], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each job in every round, after one turn to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(rounds + 1):
+        for name, job in jobs.items():
+            _wait(device)
+            begin = time.perf_counter()
+            job()
+            _wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def count_flops(job: Job) -> float:
+    """Floating-point operations of one run, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        job()
+    return float(counter.get_total_flops())
+
+
+def measure_peak(precision: torch.dtype, device: str) -> float:
+    """FLOP/s of a large plain matrix product: what this machine can do at best."""
+    size = 8192 if device == "cuda" else 2048
+    a = torch.randn(size, size, dtype=precision, device=device)
+    seconds = take_turns({"product": lambda: a @ a}, 5, device)["product"]
+    return 2 * size**3 / min(seconds)
+
+
+def measure_memory(case_name: str, name: str, arguments: argparse.Namespace) -> float:
+    """Peak memory of one job in MB, in a process of its own."""
+    command = [sys.executable, str(Path(__file__)), "--memory-of", case_name, name,
+               "--threads", str(arguments.threads), "--device", arguments.device]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(found.stdout.split()[-1])
+
+
+def run_for_memory(case_name: str, name: str, device: str) -> float:
+    """The child's side: run once, report the peak above model and input in MB."""
+    choices = {p: KernelChoice(precision=p) for p in ("fp32", "bf16")}  # type: ignore[arg-type]
+    job = build_job(CASES[case_name], name, choices, device)
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        job()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    import resource
+
+    import psutil
+
+    before = psutil.Process().memory_info().rss
+    job()
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before) / 1e6
+
+
+def run_case(
+    case_name: str, choices: dict[str, KernelChoice], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """All rows of one table."""
+    case, device = CASES[case_name], arguments.device
+    names = list(CONTENDERS)
+    if device == "cuda":
+        names += ["official fp32 tf32", "ours bf16 compiled"]
+    jobs = {name: build_job(case, name, choices, device) for name in names}
+    results = {name: job() for name, job in jobs.items()}
+    reference = results["official fp32"]
+    seconds = take_turns(jobs, arguments.rounds, device)
+    flops = count_flops(jobs["official fp32"])
+    rows = []
+    for name in names:
+        ratios = [a / b for a, b in zip(seconds["official fp32"], seconds[name], strict=True)]
+        error = ((results[name] - reference).abs().max() / reference.abs().max()).item()
+        median = statistics.median(seconds[name])
+        memory = None if arguments.no_memory else measure_memory(case_name, name, arguments)
+        rows.append({
+            "name": name, "seconds": median, "ratio": statistics.median(ratios), "error": error,
+            "memory": memory, "gflops": flops / median / 1e9,
+        })
+    return rows
+
+
+def print_table(case: Case, rows: list[dict[str, Any]], peaks: dict[str, float]) -> None:
+    """One table in Markdown."""
+    error = "loss, relative error" if case.is_step else "error"
+    print(f"\n### {case.title}\n")
+    print(f"| contender | s | ratio | wanted | {error} | peak memory, MB | of fp32 peak |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        wanted = case.wanted.get(row["name"])
+        memory = "" if row["memory"] is None else f"{row['memory']:.0f}"
+        share = 100 * row["gflops"] * 1e9 / peaks["fp32"]
+        print(f"| {row['name']} | {row['seconds']:.3f} | {row['ratio']:.2f} | {wanted or ''} | "
+              f"{row['error']:.1e} | {memory} | {share:.0f} % |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Flags of this script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write all numbers here")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse_arguments()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print(run_for_memory(*arguments.memory_of, arguments.device))
+        return
+    device = arguments.device
+    choices = {p: choose_kernels(p, device=device) for p in ("fp32", "bf16")}  # type: ignore[arg-type]
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    peaks = {name: measure_peak(dtype, device) for name, dtype in dtypes.items()}
+    print(f"torch {torch.__version__}, {device}, {arguments.threads} threads, "
+          f"{arguments.rounds} rounds; kernels {[c.to_dict() for c in choices.values()]}; large "
+          f"product: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items()))
+    tables = {}
+    for name in arguments.cases:
+        tables[name] = run_case(name, choices, arguments)
+        print_table(CASES[name], tables[name], peaks)
+    if arguments.json:
+        facts = {"tables": tables, "peaks": peaks, "torch": torch.__version__,
+                 "kernels": {k: asdict(v) for k, v in choices.items()}}
+        arguments.json.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
