@@ -152,9 +152,19 @@ def _read_log(log: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _write_log(log: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace the log as a whole; a line that a crash cut short would swallow the next one."""
+    beside = log.with_suffix(".new")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    beside.replace(log)
+
+
 def _run(job: _Job, workers: int) -> Iterator[ConvertEvent]:
-    finished = {(row["array"], row["block"]) for row in _read_log(job.log) if "block" in row}
-    arrays = open_arrays(job.output) if job.log.is_file() else _create(job)
+    rows = _read_log(job.log)
+    finished = {(row["array"], row["block"]) for row in rows if "block" in row}
+    arrays = open_arrays(job.output) if rows else _create(job)
+    if rows:
+        _write_log(job.log, rows)
     plans = [_blocks(job, array) for array in arrays]
     total = sum(map(len, plans))
     done = 0
@@ -215,8 +225,7 @@ def _create(job: _Job) -> list[Any]:
         fmt=job.settings["fmt"], name=source.name, channel_names=names, classes=job.classes,
         is_labels=source.is_labels,
     )
-    header = {"signature": job.signature, "source": source.source}
-    job.log.write_text(json.dumps(header) + "\n", encoding="utf-8")
+    _write_log(job.log, [{"signature": job.signature, "source": source.source}])
     return arrays
 
 

@@ -7,6 +7,7 @@ plain zarr groups and arrays. The specification: https://ngff.openmicroscopy.org
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -148,7 +149,10 @@ def _series(group: Any, series: Any) -> list[str]:
 
 
 def _member_arrays(group: Any) -> list[tuple[str, Any]]:
-    arrays = [(name, node) for name, node in group.members() if hasattr(node, "shape")]
+    with warnings.catch_warnings():
+        # zarr warns of every file that lies beside the arrays
+        warnings.simplefilter("ignore")
+        arrays = [(name, node) for name, node in group.members() if hasattr(node, "shape")]
     return sorted(arrays, key=lambda pair: (-math.prod(pair[1].shape), pair[0]))
 
 

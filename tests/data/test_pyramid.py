@@ -1,0 +1,231 @@
+"""Choosing what to open: axes, channels, t, z, RGB, units, layers; and what is kept in memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_muvit.data.memory import ArrayCache, set_memory_budget, shared_cache
+from napari_muvit.data.omezarr import create_pyramid
+from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
+from napari_muvit.errors import InputError
+
+MOVIE = np.random.default_rng(1).integers(0, 999, (3, 2, 6, 20, 30)).astype(np.uint16)
+
+
+class TestChoosing:
+    def test_defaults(self) -> None:
+        pyramid = open_pyramid(MOVIE)
+        assert (pyramid.axes, pyramid.shape) == ("czyx", (2, 6, 20, 30))
+        np.testing.assert_array_equal(pyramid.read(0, (0, 0, 0), (6, 20, 30)), MOVIE[0])
+        assert "time point 0 of 3" in pyramid.notes[0]
+
+    def test_t_and_z_by_index(self) -> None:
+        pyramid = open_pyramid(MOVIE, t=2, z=-1, channels=1)
+        assert (pyramid.axes, pyramid.shape) == ("cyx", (1, 20, 30))
+        np.testing.assert_array_equal(pyramid.read(0, (0, 0), (20, 30))[0], MOVIE[2, 1, 5])
+
+    def test_ranges_keep_the_axis(self) -> None:
+        pyramid = open_pyramid(MOVIE, z=slice(2, 5))
+        assert pyramid.shape == (2, 3, 20, 30)
+        np.testing.assert_array_equal(pyramid.read(0, (1, 0, 0), (2, 20, 30)), MOVIE[0, :, 3:5])
+        movie = open_pyramid(MOVIE, t=range(1, 3), z=0)
+        assert (movie.axes, movie.shape) == ("ctyx", (2, 2, 20, 30))
+        np.testing.assert_array_equal(
+            movie.read(0, (0, 0, 0), (2, 20, 30)), MOVIE[1:3, :, 0].swapaxes(0, 1))
+
+    def test_planes_of_arrays_that_shrink_along_z(self) -> None:
+        volume = np.arange(12 * 8 * 8, dtype=np.uint16).reshape(12, 8, 8)
+        half = volume.reshape(6, 2, 4, 2, 4, 2).mean(axis=(1, 3, 5))
+        part = pyramid_from_arrays([volume.astype(float), half], axes="zyx", z=slice(4, 9))
+        assert part.shapes == ((5, 8, 8), (2, 4, 4))
+        # coarse plane 2 covers planes 4 and 5, whose middle is half a plane after the first
+        assert part.offsets[1][0] == 0.5
+        np.testing.assert_array_equal(part.read(1, (0, 0, 0), (2, 4, 4))[0], half[2:4])
+        plane = pyramid_from_arrays([volume.astype(float), half], axes="zyx", z=7)
+        np.testing.assert_array_equal(plane.read(1, (0, 0), (4, 4))[0], half[3])
+
+    @pytest.mark.parametrize(("options", "words"), [
+        ({"t": 3}, "t=3 is out of range"), ({"z": "top"}, "z is 'top'"),
+        ({"channels": 2}, "channels=2 is out of range"), ({"channels": "DAPI"}, "'DAPI'"),
+        ({"channels": []}, "chooses none"), ({"z": slice(4, 2)}, "no range"),
+        ({"z": slice(0, 6, 2)}, "no range"),
+    ])
+    def test_wrong_choices(self, options: dict[str, Any], words: str) -> None:
+        with pytest.raises(InputError, match=words):
+            open_pyramid(MOVIE, **options)
+
+    def test_axes_that_are_absent(self) -> None:
+        with pytest.raises(InputError, match="it has no axis z"):
+            open_pyramid(MOVIE[0, 0, 0], z=3)
+        assert open_pyramid(MOVIE[0, 0, 0], z=0, t=0, channels=0).shape == (1, 20, 30)
+
+    def test_near_names_are_told(self) -> None:
+        pyramid = pyramid_from_arrays
+        with pytest.raises(InputError, match="Did you mean 'DAPI'"):
+            pyramid([MOVIE[0]], axes="czyx", channel_names=["DAPI", "GFP"], channels="DAP")
+        chosen = pyramid([MOVIE[0]], axes="czyx", channel_names=["DAPI", "GFP"], channels="gfp")
+        assert chosen.channel_names == ("GFP",)
+
+
+class TestArrays:
+    @pytest.mark.parametrize(("shape", "axes"), [
+        ((50, 60), "cyx"), ((3, 50, 60), "cyx"), ((50, 60, 3), "cyx"), ((20, 50, 60), "czyx"),
+        ((2, 20, 50, 60), "czyx"), ((20, 50, 60, 3), "czyx"), ((1, 2, 3, 50, 60), "czyx")])
+    def test_guessed_axes(self, shape: tuple[int, ...], axes: str) -> None:
+        pyramid = open_pyramid(np.zeros(shape, np.uint8))
+        assert pyramid.axes == axes
+        assert pyramid.spatial_shape[-2:] == (50, 60)
+        assert pyramid.is_rgb == (shape[-1] == 3)
+
+    def test_opacity_is_left_out(self) -> None:
+        image = np.random.default_rng(0).integers(0, 255, (30, 40, 4)).astype(np.uint8)
+        pyramid = open_pyramid(image)
+        assert (pyramid.shape, pyramid.is_rgb) == ((3, 30, 40), True)
+        assert open_pyramid(image, channels=3).shape == (1, 30, 40)
+
+    def test_truth_values_and_byte_order(self) -> None:
+        mask = open_pyramid(np.eye(8, dtype=bool))
+        assert (mask.dtype, mask.read(0, (0, 0), (8, 8)).dtype) == (np.uint8, np.uint8)
+        swapped = open_pyramid(np.arange(64, dtype=">u2").reshape(8, 8))
+        assert swapped.dtype == np.dtype("<u2") == swapped.read(0, (0, 0), (1, 1)).dtype
+
+    def test_unsorted_arrays_are_sorted(self) -> None:
+        pyramid = open_pyramid([np.zeros((10, 10)), np.ones((40, 40))])
+        assert pyramid.shape == (1, 40, 40)
+        assert pyramid.factors[1] == (4.0, 4.0)
+        assert "sorted" in pyramid.notes[0]
+
+    @pytest.mark.parametrize(("options", "words"), [
+        ({"axes": "tzc"}, "axes"), ({"axes": "qyx"}, "axes"), ({"axes": "yyx"}, "axes"),
+        ({"axes": "cyx", "pixel_size": (1,)}, "pixel_size"),
+        ({"axes": "cyx", "factors": [(1, 1), (2, 2)]}, "factors"),
+    ])
+    def test_wrong_arguments(self, options: dict[str, Any], words: str) -> None:
+        array = np.zeros((3, 8, 8)) if len(options["axes"]) == 3 else np.zeros((8, 8))
+        with pytest.raises(InputError, match=words):
+            pyramid_from_arrays([array], **options)
+
+    def test_channels_must_not_shrink(self) -> None:
+        with pytest.raises(InputError, match="only z, y and x may shrink"):
+            pyramid_from_arrays([np.zeros((4, 8, 8)), np.zeros((2, 4, 4))], axes="cyx")
+
+    def test_content_changes_the_fingerprint(self) -> None:
+        image = np.zeros((64, 64), np.uint8)
+        first = open_pyramid(image).fingerprint
+        image[0, 0] = 1
+        assert open_pyramid(image).fingerprint != first
+
+
+class TestLayers:
+    def layer(self, data: Any, **options: Any) -> Any:
+        base = {"multiscale": isinstance(data, list), "rgb": False, "scale": (1.0, 1.0),
+                "translate": (0.0, 0.0), "units": ("pixel", "pixel"), "name": "layer"}
+        return SimpleNamespace(data=data, **{**base, **options})
+
+    def test_pixels_have_no_size(self) -> None:
+        assert open_pyramid(self.layer(MOVIE[0, 0, 0])).pixel_size is None
+
+    def test_units(self) -> None:
+        layer = self.layer(MOVIE[0, 0, 0], units=("nanometer", "millimeter"), scale=(500, 0.002))
+        assert open_pyramid(layer).pixel_size == (pytest.approx((0.5, 2.0)),)
+
+    def test_volumes_and_movies(self) -> None:
+        options = {"scale": (1.0,) * 3, "units": ("pixel",) * 3}
+        assert open_pyramid(self.layer(MOVIE[0, 0], **options)).axes == "czyx"
+        options = {"scale": (1.0,) * 4, "units": ("pixel",) * 4}
+        assert open_pyramid(self.layer(MOVIE[:, 0], **options)).shape == (1, 6, 20, 30)
+
+    def test_real_ratios(self) -> None:
+        layer = self.layer([np.zeros((301, 300)), np.zeros((150, 150))])
+        assert open_pyramid(layer).factors[1] == (301 / 150, 2.0)
+
+
+class TestMemory:
+    def test_coarse_arrays_are_read_once(self, tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+        arrays = create_pyramid(tmp_path / "a.zarr", shape=(512, 512), axes="yx", levels=(1, 8),
+                                dtype="uint8", chunk=64)
+        arrays[1][:] = np.ones((64, 64), np.uint8)
+        shared_cache.clear()
+        # 64 x 64 bytes fit an eighth of the budget, 512 x 512 do not
+        monkeypatch.setattr(shared_cache, "_budget", 8 * 64 * 64)
+        pyramid = open_pyramid(tmp_path / "a.zarr")
+        fetched: list[int] = []
+        real = type(pyramid)._fetch
+
+        def spy(self: Any, index: int, start: Any, size: Any) -> Any:
+            fetched.append(index)
+            return real(self, index, start, size)
+
+        monkeypatch.setattr(type(pyramid), "_fetch", spy)
+        for place in ((100, 100), (300, 300), (400, 100)):
+            pyramid.crop(center=place, levels=(1, 8), size=32)
+        assert fetched.count(0) == 3
+        assert fetched.count(1) == 1
+        assert shared_cache.used == 64 * 64
+        pyramid.uncached().read(1, (0, 0), (64, 64))
+        assert fetched.count(1) == 2
+        shared_cache.clear()
+
+    def test_the_oldest_goes_first(self) -> None:
+        cache = ArrayCache(budget=800)
+        made: list[str] = []
+
+        def load(name: str) -> Any:
+            made.append(name)
+            return np.zeros(100, np.uint8)
+
+        for name in "abcdefgh":
+            cache.get(name, lambda name=name: load(name))
+        assert cache.used == 800
+        cache.get("a", lambda: load("a"))
+        cache.get("i", lambda: load("i"))
+        cache.get("a", lambda: load("a"))
+        cache.get("b", lambda: load("b"))
+        assert made == list("abcdefghi") + ["b"]
+        cache.resize(100)
+        assert cache.used <= 100
+        assert not cache.takes(13)
+        with pytest.raises(InputError, match="at least 0"):
+            set_memory_budget(-1)
+
+    def test_opening_reads_metadata_only(self, tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+        create_pyramid(tmp_path / "a.zarr", shape=(3, 200_000, 200_000), axes="cyx",
+                       levels=(1, 8, 64), dtype="uint8")
+
+        def refuse(*_args: Any) -> Any:
+            raise OSError("pixels were read")
+
+        monkeypatch.setattr("zarr.Array.__getitem__", refuse)
+        pyramid = open_pyramid(tmp_path / "a.zarr")
+        assert pyramid.shape == (3, 200_000, 200_000)
+        assert pyramid.fingerprint
+        assert pyramid.level_grid(32).shape == (6250, 6250)
+
+
+def _mean_of_crop(pyramid: Any) -> float:
+    return float(pyramid.crop(center=(50, 50), levels=(1, 2), size=32).image.mean())
+
+
+def test_spawned_processes_read(tmp_path: Path) -> None:
+    arrays = create_pyramid(tmp_path / "a.zarr", shape=(100, 100), axes="yx", levels=(1,),
+                            dtype="uint8")
+    arrays[0][:] = np.full((100, 100), 9, np.uint8)
+    pyramid = open_pyramid(tmp_path / "a.zarr")
+    assert _mean_of_crop(pyramid) == 9
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(_mean_of_crop, [pyramid]) == [9.0]
+
+
+def test_a_pyramid_is_a_source() -> None:
+    pyramid = open_pyramid(MOVIE)
+    assert open_pyramid(pyramid) is pyramid
+    assert pyramid.renamed("new").name == "new"
+    assert "axes=czyx" in repr(pyramid)
