@@ -36,6 +36,7 @@ from napari_muvit.training.loader import Batch, BatchSource, move_batch
 from napari_muvit.training.parallel import Parallel
 from napari_muvit.training.png import encode_png
 from napari_muvit.training.records import Recorder
+from napari_muvit.training.schedule import epoch_of
 from napari_muvit.training.settings import Settings
 from napari_muvit.training.state import Progress, TrainingState, load_state, save_state
 from napari_muvit.training.stepper import Outcome, Stepper
@@ -92,7 +93,10 @@ class Engine:
         """Take up the last checkpoint, if one was written."""
         if not self.folder.state_path.exists():
             return
-        state = load_state(self.folder.state_path)
+        self.take(load_state(self.folder.state_path))
+
+    def take(self, state: TrainingState) -> None:
+        """Go on from `state`."""
         self.task.modules.load_state_dict(state.weights)
         self.stepper.optimizer.load_state_dict(state.optimizer)
         if self.average is not None and state.average is not None:
@@ -210,7 +214,7 @@ class Engine:
 
     def _epoch(self) -> Iterator[Event]:
         progress, s = self.progress, self.settings
-        epoch = progress.step * s.batch_size // s.epoch_size
+        epoch = epoch_of(progress.step, s.batch_size, s.epoch_size)
         if epoch > progress.epoch:
             mean = progress.epoch_loss / progress.epoch_steps
             progress.epoch, progress.epoch_loss, progress.epoch_steps = epoch, 0.0, 0

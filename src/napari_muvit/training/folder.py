@@ -40,6 +40,9 @@ PREVIEWS = "previews"
 LOCK = "writing.lock"
 CONTROL = "control"
 
+FIT = "fit"
+"""Kind of a run that a script started with .fit()."""
+
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
 State = Literal["running", "interrupted", "completed", "stopped", "early", "failed"]
@@ -195,9 +198,12 @@ class RunFolder:
             If the run has not saved a model yet.
         """
         names = (BEST, MODEL) if best else (MODEL,)
-        for name in names:
-            if (self.path / name / "config.yaml").is_file():
-                return self.path / name
+        folders = [self.path / name for name in names]
+        if self.kind == FIT:
+            folders.append(self.path)  # where a script's .fit() writes the official folder
+        for folder in folders:
+            if (folder / "config.yaml").is_file():
+                return folder
         raise CheckpointError(
             f"the run {str(self.path)!r} has not saved a model yet. Let it reach its first "
             "checkpoint (option checkpoint_every)."

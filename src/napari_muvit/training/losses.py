@@ -4,7 +4,7 @@ Every loss is a sum over samples divided by a total that is known before the for
 a batch gives the same loss and gradient whole, in parts (accumulation), or spread over
 processes. MuViT, section 3.4 and supplement A.3.
 
-Axis letters: B batch, K classes, S spatial extent, L levels.
+Axis letters: B batch, K classes, S spatial extent.
 """
 
 from __future__ import annotations
@@ -87,19 +87,3 @@ def dice_sum(logits: Tensor, target: Tensor, present: Tensor) -> Tensor:
     sizes = prob_BKS.sum(-1) + truth_BKS.sum(-1)
     dice_BK = (2 * overlap + SMOOTH) / (sizes + SMOOTH)
     return ((1 - dice_BK) * present).sum()
-
-
-def fractions_sum(logits: Tensor, fractions: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy against class fractions summed over valid patches; scalar.
-
-    Parameters
-    ----------
-    logits
-        (B, K, *grid) float, one level's token predictions.
-    fractions
-        (B, K, *grid) float, shares of each class in the patch's judged pixels.
-    valid
-        (B, *grid), weight of each patch; 0 where nothing in it was judged.
-    """
-    entropy = -(fractions * logits.float().log_softmax(dim=1)).sum(1)
-    return (entropy * valid).sum()

@@ -73,9 +73,10 @@ class MAETask:
         num_patches = math.prod(
             s // p for s, p in zip(size, self.model.patch_size, strict=True))
         rule = MaskRule(self.model.masking_ratio, self.model.masking_mode)
-        mask = self.model.encoder.draw_mask(rule, whole, num_patches, seed.generator(MASK))
-        visible = mask.visible.cpu()[part][: len(batch["img"])]
-        return {**batch, "visible": visible}
+        last = part.start + len(batch["img"])  # a script's loader may give larger batches
+        mask = self.model.encoder.draw_mask(
+            rule, max(whole, last), num_patches, seed.generator(MASK))
+        return {**batch, "visible": mask.visible.cpu()[part.start:last]}
 
     def totals(self, batch: Batch) -> Tensor:
         """(1,) number of valid values in masked patches."""
@@ -100,14 +101,14 @@ class MAETask:
         _, weights = self._masked_weights(batch)
         if bool(weights.all()):
             out = self.model(
-                batch["img"], batch["bbox"], visible_idx=batch["visible"], only_loss=True)
+                batch["img"], batch.get("bbox"), visible_idx=batch["visible"], only_loss=True)
             return out["loss"] * weights.numel() / totals[0]  # type: ignore[no-any-return]
         errors, weights, _ = self._errors(batch)
         return (errors * weights).sum() / totals[0].clamp(min=1)
 
     def _errors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Squared errors (B, Nm, P), their weights, and positions of the tokens (B, Nm)."""
-        out = self.model(batch["img"], batch["bbox"], visible_idx=batch["visible"])
+        out = self.model(batch["img"], batch.get("bbox"), visible_idx=batch["visible"])
         masked, weights = self._masked_weights(batch)
         wanted = take(out["input"], masked)
         if self.model.loss_fn == "norm_mse":
@@ -138,7 +139,7 @@ class MAETask:
     def preview(self, batch: Batch) -> Picture:
         """Input, masked input and reconstruction, one row for each level (paper, Figure 2)."""
         out = self.model(
-            batch["img"], batch["bbox"], visible_idx=batch["visible"], return_all=True)
+            batch["img"], batch.get("bbox"), visible_idx=batch["visible"], return_all=True)
         image = batch["img"][0].float().cpu().numpy()
         reco = out["reco"][0].float().cpu().numpy()
         hidden = out["mask"][0].cpu().numpy()

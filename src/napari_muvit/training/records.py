@@ -16,6 +16,7 @@ from typing import Any
 
 from napari_muvit.training.events import Event, StepEvent, ValidationEvent, event_to_record
 from napari_muvit.training.files import write_whole
+from napari_muvit.training.schedule import epoch_of
 
 EVENTS = "events.jsonl"
 METRICS = "metrics.csv"
@@ -66,7 +67,7 @@ class Recorder:
             row = {"split": "val", **event.metrics}
         else:
             return None
-        epoch = event.step * self._samples_per_step // self._epoch_size
+        epoch = epoch_of(event.step, self._samples_per_step, self._epoch_size)
         return {"step": event.step, "epoch": epoch, "superseded": 0, **row}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -22,7 +21,6 @@ from napari_muvit.errors import ConfigError, MuvitError, RunError
 from napari_muvit.models.checkpoint import ModelMeta, load_model, save_model
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.factory import build_mae, build_segmenter
-from napari_muvit.models.kernels import KernelChoice, choose_kernels
 from napari_muvit.training.control import Control
 from napari_muvit.training.device import Numerics, check_precision, choose_device
 from napari_muvit.training.engine import Engine, Watcher
@@ -30,14 +28,12 @@ from napari_muvit.training.folder import RunFolder, check_output, create_run, fi
 from napari_muvit.training.images import RunImages, absolute_paths, open_images
 from napari_muvit.training.loader import SampleLoader
 from napari_muvit.training.mae_task import MAETask
+from napari_muvit.training.numerics import choose_numerics, numerics_again
 from napari_muvit.training.parallel import Parallel
 from napari_muvit.training.run import Run
 from napari_muvit.training.segment_task import SegmentTask
 from napari_muvit.training.settings import Settings
 from napari_muvit.training.tensorboard import TensorBoardWatcher, check_tensorboard
-
-SMALL_PRODUCT = 256 * 512
-"""Tokens times width below which measuring kernels costs more than it saves."""
 
 ADOPTED = (
     "dim", "num_layers", "heads", "patch_size", "token_coordinates", "rope_frequencies",
@@ -123,7 +119,7 @@ class _Ready:
             "device": str(self.numerics.device), "processes": self.parallel.world,
             "threads": self.config.threads or torch.get_num_threads(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "kernels": self.numerics.kernels.to_dict(),
+            "kernels": self.numerics.kernels.to_dict(), "precision": self.numerics.precision,
             "fingerprints": self.images.fingerprints(),
         }
 
@@ -149,7 +145,14 @@ def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Re
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         task = _build_task(config, images, encoder)
-    numerics = _choose_numerics(config, device, task, before, warnings)
+    is_fixed = config.deterministic or config.kernels == "torch"
+    if before is None:
+        numerics, notes = choose_numerics(
+            task.model.encoder, device, config.precision, is_fixed=is_fixed)
+    else:
+        numerics, notes = numerics_again(
+            before, task.model.encoder, device, config.precision, is_fixed=is_fixed)
+    warnings += notes
     return _Ready(config, kind, parallel, numerics, images, task, warnings)
 
 
@@ -240,34 +243,6 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
         "from what is there now." for name, digest in now.items()
         if before.get(name, digest) != digest
     ]
-
-
-def _choose_numerics(
-    config: RunConfig, device: torch.device, task: MAETask | SegmentTask,
-    before: dict[str, Any] | None, warnings: list[str],
-) -> Numerics:
-    """The kernels of an earlier start where there was one, else measured ones."""
-    if before is not None and before["device"].split(":")[0] == device.type:
-        return Numerics(device, config.precision, KernelChoice.from_dict(before["kernels"]))
-    if before is not None:
-        warnings.append(
-            f"the run began on {before['device']} and goes on on {device}; its numbers will "
-            "differ in the last digits."
-        )
-    kernels = KernelChoice()
-    encoder = task.model.encoder
-    grid = [s // p for s, p in zip(encoder.crop_size or (256,), encoder.patch_size, strict=False)]
-    tokens = math.prod(grid) * len(encoder.levels)
-    is_small = tokens * encoder.dim < SMALL_PRODUCT
-    if device.type == "cpu" and config.precision == "bf16":
-        kernels = choose_kernels(
-            "bf16", dim=encoder.dim, heads=encoder.heads, tokens=tokens, device=device)
-        if kernels.precision != "bf16":
-            warnings.append("precision bf16 is not faster than fp32 here; fp32 is used.")
-    elif config.kernels == "auto" and not config.deterministic and not is_small:
-        kernels = choose_kernels(dim=encoder.dim, heads=encoder.heads, tokens=tokens,
-                                 device=device)
-    return Numerics(device, config.precision, kernels)
 
 
 def _make_folder(ready: _Ready, path: Path) -> RunFolder:
