@@ -62,12 +62,12 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="bad.yaml"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
         parse_config(PretrainConfig, path)
 
 
 def test_a_missing_file_is_refused() -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse_config(PretrainConfig, "nowhere.yaml")
 
 

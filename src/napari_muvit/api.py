@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig
+from napari_muvit.errors import InputError
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -31,11 +32,20 @@ _HOMES = {
     "napari_muvit.data.omezarr": ("create_pyramid",),
     "napari_muvit.data.convert": ("convert",),
     "napari_muvit.data.describe": ("describe",),
-    "napari_muvit.data.annotations": ("AnnotationStore",),
+    "napari_muvit.data.annotations": ("AnnotationStore", "open_annotations"),
+    "napari_muvit.data.annotation_metadata": ("default_class_table",),
+    "napari_muvit.data.annotation_place": ("annotation_path",),
+    "napari_muvit.data.rasterize": (
+        "Polygon", "paint_instances", "paint_labels", "paint_polygons",
+    ),
+    "napari_muvit.data.outlines": ("trace_labels",),
+    "napari_muvit.data.geojson": ("export_geojson", "read_geojson", "write_geojson"),
+    "napari_muvit.data.class_files": ("read_classes", "write_classes"),
     "napari_muvit.training.run": ("Run",),
     "napari_muvit.training.folder": ("RunFolder",),
     "napari_muvit.inference.live": ("LivePrediction",),
     "napari_muvit.inference.scores": ("Scores",),
+    "napari_muvit.inference.cohort": ("predict_images",),
     "napari_muvit.geometry": (
         "crop_extents", "default_boxes", "level_scales", "parse_levels", "place_boxes",
     ),
@@ -110,14 +120,16 @@ def pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path) -> Run:
     """
     from napari_muvit.training import start_pretrain
 
-    return start_pretrain(config)
+    run: Run = start_pretrain(config)
+    return run
 
 
 def finetune(config: FinetuneConfig | Mapping[str, Any] | str | Path) -> Run:
     """A run of segmentation fine-tuning, checked and ready to iterate; see `pretrain`."""
     from napari_muvit.training import start_finetune
 
-    return start_finetune(config)
+    run: Run = start_finetune(config)
+    return run
 
 
 def resume(folder: str | Path) -> Run:
@@ -130,7 +142,8 @@ def resume(folder: str | Path) -> Run:
     """
     from napari_muvit.training import resume_run
 
-    return resume_run(folder)
+    run: Run = resume_run(folder)
+    return run
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
@@ -203,3 +216,28 @@ def evaluate(prediction: Source, truth: Source, unlabelled: int | None = None) -
     from napari_muvit.inference.scores import evaluate as score
 
     return score(prediction, truth, unlabelled=unlabelled)
+
+
+def export(run: str | Path, output: str | Path, format: str = "official") -> Path:
+    """Write the model in `run` in another project's format; the folder written.
+
+    Parameters
+    ----------
+    run
+        Run folder or model folder. Of a segmenter the encoder is written: the official format
+        has no heads.
+    format
+        ``official``: the folder that the muvit package reads.
+
+    Raises
+    ------
+    CheckpointError
+        If the format cannot express the model, e.g. its token coordinates.
+    """
+    from napari_muvit.models.official_folder import save_official
+
+    if format != "official":
+        raise InputError(f"format is {format!r}; known is 'official'. Pass format='official'.")
+    model: Any = load_model(run)
+    save_official(output, model.encoder if hasattr(model, "head") else model)
+    return Path(output)

@@ -30,12 +30,12 @@ def logistic_regression(
     torch.nn.init.zeros_(model.bias)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
+    def loss() -> float:
         optimizer.zero_grad()
         value = torch.nn.functional.cross_entropy(model(x_NC), target)
         value = value + 1e-4 * model.weight.square().sum()
-        value.backward()
-        return value
+        torch.autograd.backward(value)
+        return float(value)
 
     optimizer.step(loss)
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,6 @@ def has_screen() -> bool:
     """Whether napari is installed and there is a screen and a person to open it for."""
     if importlib.util.find_spec("napari") is None or os.environ.get("CI"):
         return False
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return sys.stdout.isatty()

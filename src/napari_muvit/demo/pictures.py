@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 from napari_muvit.demo.report import Curve, Panel, colour_labels, write_report
 
 LARGEST_PICTURE = 1024
+PREVIEW_CAPTIONS = {
+    "pretrain": "each level: input, masked, reconstruction",
+    "finetune": "input, truth, prediction, confidence",
+}
 
 
 def report(
     path: Path, title: str, rgb: NDArray[np.uint8], label_panels: Sequence[Any], table: Any,
     runs: Sequence[Path], notes: Sequence[str], extra: Sequence[Panel] = (),
+    scores: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write report.png from an image, labels with their class table, and run folders."""
     colours = {} if table is None else {c.value: c.color for c in table.classes}
@@ -25,7 +30,8 @@ def report(
     panels += [panel for run in runs for panel in previews(run)]
     panels += list(extra)
     charts = [(f"{run.name}: loss", curves(run)) for run in runs]
-    write_report(path, title, panels, charts, notes)
+    legend = [] if table is None else [(c.name, c.color) for c in table.classes]
+    write_report(path, title, panels, charts, notes, scores, legend)
 
 
 def previews(run: Path) -> list[Panel]:
@@ -38,7 +44,7 @@ def previews(run: Path) -> list[Panel]:
     if not found:
         return []
     with Image.open(found[-1]) as picture:
-        return [(f"{run.name}: {Path(found[-1]).stem}", np.asarray(picture.convert("RGB")))]
+        return [(PREVIEW_CAPTIONS.get(run.name, run.name), np.asarray(picture.convert("RGB")))]
 
 
 def curves(run: Path) -> list[Curve]:
@@ -63,7 +69,7 @@ def overview(pyramid: Any) -> NDArray[np.uint8]:
         image_CYX = image_CYX[:, image_CYX.shape[1] // 2]
     channels = image_CYX[:3] if len(image_CYX) >= 3 else image_CYX[:1].repeat(3, axis=0)
     if channels.dtype == np.uint8 and pyramid.is_rgb:
-        return np.moveaxis(channels, 0, -1)
+        return np.stack(list(channels), axis=-1)
     return np.stack([_stretch(channel) for channel in channels], axis=-1)
 
 
@@ -82,7 +88,8 @@ def feature_colours(features_DYX: Any) -> NDArray[np.uint8]:
 def shrink(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     """Every n-th pixel of labels that are larger than a picture need be."""
     step = max(1, max(labels.shape) // LARGEST_PICTURE)
-    return labels[::step, ::step]
+    small: NDArray[np.integer] = labels[::step, ::step]
+    return small
 
 
 def _stretch(channel: NDArray[Any]) -> NDArray[np.uint8]:

@@ -55,5 +55,5 @@ def class_table() -> Any:
     """The classes of the demo: rest is background, 0 is unlabelled."""
     from napari_muvit import api
 
-    classes = tuple(api.LabelClass(c["value"], c["name"], c["color"]) for c in CLASSES)  # type: ignore[arg-type]
+    classes = tuple(api.LabelClass(*c) for c in CLASSES)
     return api.ClassTable(classes, unlabelled=0, background=REST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-PANEL, GAP, CAPTION, COLUMNS = 320, 24, 28, 4
+PANEL, GAP, CAPTION, COLUMNS, HEAD, LINE = 320, 24, 28, 4, 84, 22
 INK, FAINT, PAPER = "#222222", "#bbbbbb", "#ffffff"
 CURVE_COLOURS = ("#3366cc", "#cc5533", "#339966", "#886699")
 
@@ -24,9 +24,10 @@ Curve = tuple[str, Sequence[float], Sequence[float]]
 
 def write_report(
     path: Path, title: str, panels: Sequence[Panel], charts: Sequence[tuple[str, Sequence[Curve]]],
-    notes: Sequence[str],
+    notes: Sequence[str], table: Sequence[Sequence[str]] = (),
+    legend: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write a picture of `panels` (RGB uint8), `charts` of curves, and lines of text.
+    """Write a picture of `panels` (RGB uint8), `charts` of curves, a table and lines of text.
 
     Parameters
     ----------
@@ -34,24 +35,41 @@ def write_report(
         Caption and (Y, X, 3) picture of each panel, in reading order.
     charts
         Title and curves of each chart; values are drawn on a logarithmic axis.
+    table, legend
+        Rows of cells; name and colour of each class.
     """
     from PIL import Image, ImageDraw
 
     cells = len(panels) + len(charts)
     rows = -(-cells // COLUMNS)
     width = COLUMNS * (PANEL + GAP) + GAP
-    height = 60 + rows * (PANEL + CAPTION + GAP) + 22 * len(notes) + GAP
+    height = HEAD + rows * (PANEL + CAPTION + GAP) + LINE * (len(table) + len(notes) + 1) + GAP
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((GAP, 18), title, fill=INK, font=_font(22))
+    _draw_legend(draw, legend)
     for index, (caption, picture) in enumerate(panels):
         _paste(page, draw, _cell(index), caption, picture)
     for index, (caption, curves) in enumerate(charts, start=len(panels)):
         _draw_chart(draw, _cell(index), caption, curves)
-    top = 60 + rows * (PANEL + CAPTION + GAP)
+    top = HEAD + rows * (PANEL + CAPTION + GAP)
+    for line, cells_of_row in enumerate(table):
+        for column, cell in enumerate(cells_of_row):
+            left = GAP + (0 if column == 0 else 110 + 140 * column)
+            draw.text((left, top + LINE * line), cell, fill=INK, font=_font(15))
+    top += LINE * len(table) + LINE // 2
     for line, note in enumerate(notes):
-        draw.text((GAP, top + 22 * line), note, fill=INK, font=_font(15))
+        draw.text((GAP, top + LINE * line), note, fill=INK, font=_font(15))
     page.save(path)
+
+
+def _draw_legend(draw: ImageDraw, legend: Sequence[tuple[str, str]]) -> None:
+    """Class names and colours on one line below the title."""
+    left = GAP
+    for name, colour in legend:
+        draw.rectangle((left, 54, left + 14, 68), fill=colour, outline=FAINT)
+        draw.text((left + 20, 52), name, fill=INK, font=_font(14))
+        left += 20 + int(draw.textlength(name, font=_font(14))) + GAP
 
 
 def colour_labels(
@@ -61,14 +79,15 @@ def colour_labels(
     table = np.tile(_rgb(missing), (max([*colours, int(labels.max())]) + 1, 1))
     for value, colour in colours.items():
         table[value] = _rgb(colour)
-    return table[labels]
+    picture: NDArray[np.uint8] = table[labels]
+    return picture
 
 
 def _rgb(colour: str) -> NDArray[np.uint8]:
     return np.frombuffer(bytes.fromhex(colour.lstrip("#")), dtype=np.uint8)
 
 
-def _font(size: int) -> object:
+def _font(size: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.load_default(size=size)
@@ -77,7 +96,7 @@ def _font(size: int) -> object:
 def _cell(index: int) -> tuple[int, int]:
     """Left and top of the panel number `index`."""
     row, column = divmod(index, COLUMNS)
-    return GAP + column * (PANEL + GAP), 60 + row * (PANEL + CAPTION + GAP)
+    return GAP + column * (PANEL + GAP), HEAD + row * (PANEL + CAPTION + GAP)
 
 
 def _paste(

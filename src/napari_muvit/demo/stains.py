@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 REST, NUCLEI, DAB = 1, 2, 3
 CLASSES = (
-    {"value": REST, "name": "rest", "color": "#d9d9d9"},
-    {"value": NUCLEI, "name": "nuclei", "color": "#3366cc"},
-    {"value": DAB, "name": "DAB-positive", "color": "#a0522d"},
+    (REST, "rest", "#d9d9d9"),
+    (NUCLEI, "nuclei", "#3366cc"),
+    (DAB, "DAB-positive", "#a0522d"),
 )
+"""Value, name and colour of each class."""
 
 
 def stain_labels(rgb_YXC: NDArray[np.uint8]) -> NDArray[np.uint8]:

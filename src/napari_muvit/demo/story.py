@@ -18,6 +18,11 @@ from napari_muvit.doors.shell import duration, say
 CROP_SIZE, BATCH_SIZE = 128, 8
 LARGEST_WHOLE = 4096
 """Side, px of the finest level, up to which the demo predicts the whole image."""
+HONEST_WORDS = (
+    "These labels were made from colour (stain separation), so colour alone can score as well: "
+    "the demo shows that everything works.",
+    "Why several levels matter is shown by the rings example, where a pixel's colour says nothing.",
+)
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,14 @@ def _own_story(options: DemoOptions) -> list[str]:
     say("demo 4/6: predicting the whole image, lazily and to OME-Zarr")
     prediction, values = _predict(options, str(image), finetuning)
     say("demo 5/6: scoring the part that was not trained on")
-    lines = _score(prediction, held_out, rgb, truth)
+    scores = _score(prediction, held_out, rgb, truth)
     say("demo 6/6: drawing report.png")
     table = prepare.class_table()
     shown_labels = np.where(np.arange(rgb.shape[1]) < prepare.TRAIN_COLUMNS, truth, 0)
     pictures.report(
         folder / "report.png", "MuViT demo: immunohistochemistry", rgb,
         [("labels it trained on", shown_labels), ("prediction", values)],
-        table, [pretraining, finetuning], lines,
+        table, [pretraining, finetuning], HONEST_WORDS, scores=scores,
     )
     return [str(image), str(prediction)]
 
@@ -106,7 +111,7 @@ def _labelled_story(options: DemoOptions) -> list[str]:
     prediction, values = _predict(options, image, finetuning)
     say("demo 4/4: drawing report.png")
     pyramid = api.open_pyramid(image)
-    model = api.load_model(finetuning)
+    model: Any = api.load_model(finetuning)
     pictures.report(
         options.output / "report.png", f"MuViT demo: {pyramid.name}", pictures.overview(pyramid),
         [("prediction", values)], api.ClassTable.from_dict(model.meta.classes),
@@ -151,26 +156,27 @@ def _predict(options: DemoOptions, image: str, run: Path) -> tuple[Path, NDArray
     from napari_muvit import api
 
     lazy = api.predict(image, str(run), overlap=0.25)
-    middle = tuple(slice(max(0, (n - LARGEST_WHOLE) // 2), (n + LARGEST_WHOLE) // 2)
-                   for n in lazy.shape)
-    output = options.output / "prediction.ome.zarr"
+    start = [max(0, (n - LARGEST_WHOLE) // 2) for n in lazy.shape]
+    stop = [min(n, first + LARGEST_WHOLE) for n, first in zip(lazy.shape, start, strict=True)]
     is_whole = max(lazy.shape) <= LARGEST_WHOLE
-    region = None if is_whole else [(s.start, min(s.stop, n)) for s, n in
-                                    zip(middle, lazy.shape, strict=True)]
-    for _ in _shown("predict", api.predict_to_zarr(image, str(run), output, region=region)):
+    roi = None if is_whole else np.array([start, stop]) * float(options.levels[0]) - 0.5
+    output = options.output / "prediction.ome.zarr"
+    for _ in _shown("predict", api.predict_to_zarr(image, str(run), output, roi=roi)):
         pass
-    written = api.open_pyramid(output).read(0, [s.start for s in middle], [
-        min(s.stop, n) - s.start for s, n in zip(middle, lazy.shape, strict=True)])[0]
-    corner = tuple(slice(s.start, s.start + 256) for s in middle)
-    if not np.array_equal(np.asarray(lazy[corner]), written[:256, :256]):
+    size = [last - first for first, last in zip(start, stop, strict=True)]
+    written = api.open_pyramid(output).read(0, start, size)[0]
+    corner = tuple(slice(first, min(first + 128, last))
+                   for first, last in zip(start, stop, strict=True))
+    same = written[tuple(slice(0, c.stop - c.start) for c in corner)]
+    if not np.array_equal(np.asarray(lazy[corner]), same):
         say("demo: warning: the lazy prediction and the one on disk differ")
     return output, written
 
 
 def _score(
     prediction: Path, held_out: Path, rgb: NDArray[np.uint8], truth: NDArray[np.uint8]
-) -> list[str]:
-    """Dice of each class on the held-out part: the model, the majority class, colour alone."""
+) -> list[list[str]]:
+    """Rows of held-out Dice by class: the model, colour alone, the majority class."""
     from napari_muvit import api
 
     columns = prepare.TRAIN_COLUMNS
@@ -185,17 +191,17 @@ def _score(
         "majority class": api.evaluate(
             _as_image(colour.majority(train_target, truth.size), truth), held_out),
     }
-    names = {c["value"]: str(c["name"]) for c in stains.CLASSES}
-    lines = ["Dice on the held-out part" + "".join(f"{name:>16}" for name in names.values())]
-    for row, scores in rows.items():
-        shown = "".join(f"{scores.dice.get(value, float('nan')):16.3f}" for value in names)
-        lines.append(f"{row:<25}{shown}")
-    lines.append("These labels were made from colour (stain separation), so colour alone can nearly "
-                 "score as well: this shows that everything works.")
-    lines.append("Why several levels matter is shown by the rings example, where colour says nothing.")
-    for line in lines:
+    names = {value: name for value, name, _ in stains.CLASSES}
+    table = [["held-out Dice", *names.values()]]
+    table += [
+        [row, *(f"{scores.dice.get(value, float('nan')):.3f}" for value in names)]
+        for row, scores in rows.items()
+    ]
+    for cells in table:
+        say(f"{cells[0]:<16}" + "".join(f"{cell:>14}" for cell in cells[1:]))
+    for line in HONEST_WORDS:
         say(line)
-    return lines
+    return table
 
 
 def _as_image(flat: NDArray[np.int64], like: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -92,7 +92,8 @@ def _codecs() -> Finding:
         import imagecodecs
     except ImportError as error:
         return Finding("Codecs", f"imagecodecs does not load: {error}", "pip install imagecodecs")
-    missing = [name for name in ("JPEG8", "LZW", "JPEG2K") if not getattr(imagecodecs, name).available]
+    wanted = ("JPEG8", "LZW", "JPEG2K")
+    missing = [name for name in wanted if not getattr(imagecodecs, name).available]
     if missing:
         return Finding("Codecs", f"imagecodecs lacks {', '.join(missing)}",
                        "pip install --upgrade imagecodecs")

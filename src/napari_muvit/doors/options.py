@@ -24,9 +24,9 @@ ConfigT = TypeVar("ConfigT", bound=Options)
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises a `ConfigError` instead of printing its usage."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", _HelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        style: dict[str, Any] = {"formatter_class": _HelpFormatter, "allow_abbrev": False}
+        super().__init__(**style | kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See {self.prog} --help.")

@@ -5,6 +5,7 @@ Bad input ends with one sentence on stderr and exit status 2; Ctrl-C with 130.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def run_command(command: Callable[[], int | None]) -> int:
             say("interrupted; what was finished is kept")
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            sys.stdout = None  # type: ignore[assignment]
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
             return 0
         except OSError as error:
             place = f" ({error.filename})" if error.filename else ""
