@@ -208,6 +208,22 @@ def test_stores_and_volumes(tmp_path):
                                [[8, 16, 16], [8, 64, 64]])
 
 
+def test_images_of_another_pixel_size_are_read_at_the_size_of_the_first():
+    one = pyramid_from_arrays([coded()], axes="cyx", pixel_size=(0.5, 0.5))
+    two = pyramid_from_arrays([coded((600, 800))], axes="cyx", pixel_size=(0.25, 0.25))
+    config = pretrain(flip=False, rotate=False, image_weighting="equal")
+    samples = SampleSource([one, two], config=config)
+    assert samples.images[1].match.levels == (2, 8)
+    drawn = [samples.sample(i) for i in range(20)]
+    assert {sample["image_index"] for sample in drawn} == {0, 1}
+    for sample in drawn:
+        np.testing.assert_allclose(sample["bbox"][:, 1] - sample["bbox"][:, 0],
+                                   [[32, 32], [128, 128]])
+        scale = 1 + sample["image_index"]
+        expected = pixel_centres(sample["bbox"][0] * scale, 32)
+        np.testing.assert_allclose(sample["img"][0], expected, atol=1e-3)
+
+
 def test_pixels_that_are_no_numbers_are_not_valid():
     image = coded()
     image[0, 100:] = np.nan

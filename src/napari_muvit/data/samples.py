@@ -196,14 +196,15 @@ class SampleSource:
         """The sample at a drawn place: read, normalise, augment."""
         options, num_axes = self.config, self.ndim
         nested = image.pyramid.crop(
-            corner=crop.corners, levels=options.levels, size=self.size,
+            corner=crop.corners, levels=image.match.levels, size=self.size,
             scaled_axes=self.scaled_axes,
         )
         draw = draw_augmentation(
             options, rng, len(options.levels), self.num_channels, num_axes,
             can_turn(self.size, image.grids.factor),
         )
-        pixels, bbox, valid = nested.image, nested.bbox, nested.valid
+        pixels, valid = nested.image, nested.valid
+        bbox = image.match.to_model(nested.bbox)
         labels = crop.labels
         if self.augment and options.stain_jitter:
             pixels = jitter_stain(draw, pixels)
@@ -214,7 +215,8 @@ class SampleSource:
         if self.augment:
             values = jitter_intensity(draw, values, num_axes)
             values, valid = (move_pixels(draw, part, num_axes) for part in (values, valid))
-            bbox = jitter_boxes(draw, move_boxes(draw, bbox), image.grids.factor)
+            pixel = image.match.to_model(image.grids.factor)
+            bbox = jitter_boxes(draw, move_boxes(draw, bbox), pixel)
             labels = None if labels is None else move_pixels(draw, labels, num_axes)
         values = np.where(valid[:, None], values, np.float32(0))
         check_boxes(bbox)

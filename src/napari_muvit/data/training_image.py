@@ -16,6 +16,7 @@ from napari_muvit.config import RunConfig
 from napari_muvit.data.label_reader import LabelReader, label_places
 from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.normalize import Normalization, NormalizationRule, measure
+from napari_muvit.data.physical import PixelMatch, match_pixel_size
 from napari_muvit.data.places import PlaceMap
 from napari_muvit.data.sampling import Blocks, LevelGrids, Split, level_grids, split_blocks
 from napari_muvit.data.tissue import tissue_places
@@ -34,6 +35,8 @@ class TrainingImage:
     ----------
     index
         Its place in the list of images that was given.
+    match
+        Levels and scale at which this image has the physical pixel size of the first one.
     bounds
         (2, A) outer edges of the image, world px, that coarser crops stay inside.
     block
@@ -51,6 +54,7 @@ class TrainingImage:
     index: int
     pyramid: Pyramid
     normalization: Normalization
+    match: PixelMatch
     grids: LevelGrids
     bounds: FloatArray
     block: FloatArray
@@ -59,6 +63,13 @@ class TrainingImage:
     is_limited: bool
     labels: LabelReader | None
     coverage: float
+
+
+def reference_pixel_size(pyramids: Sequence[Pyramid]) -> tuple[float, ...] | None:
+    """um per pixel of the first image that knows it: what levels mean in a run."""
+    sizes = (pyramid.pixel_size for pyramid in pyramids)
+    known = next((size for size in sizes if size is not None), None)
+    return None if known is None else tuple(float(v) for v in known[0])
 
 
 def prepare_images(
@@ -78,13 +89,15 @@ def prepare_images(
             "own label image, in the same order."
         )
     rule = NormalizationRule.from_config(config)
+    reference = reference_pixel_size(pyramids)
     images = []
     for index, pyramid in enumerate(pyramids):
         reader = None
         if labels is not None and table is not None:
             reader = LabelReader(labels[index], pyramid, table)
-        grids = level_grids(pyramid, config.levels, size, scaled_axes)
-        image = _prepare(index, pyramid, reader, grids, config, rule, split)
+        match = match_pixel_size(config.levels, reference, pyramid, scaled_axes)
+        grids = level_grids(pyramid, match.levels, size, scaled_axes)
+        image = _prepare(index, pyramid, reader, (match, grids), config, rule, split)
         if image is not None:
             images.append(image)
     if not images:
@@ -106,10 +119,12 @@ def _nothing_message(config: RunConfig, split: Split) -> str:
 
 
 def _prepare(
-    index: int, pyramid: Pyramid, reader: LabelReader | None, grids: LevelGrids,
-    config: RunConfig, rule: NormalizationRule, split: Split,
+    index: int, pyramid: Pyramid, reader: LabelReader | None,
+    placed: tuple[PixelMatch, LevelGrids], config: RunConfig, rule: NormalizationRule,
+    split: Split,
 ) -> TrainingImage | None:
     """One image, or None where it has no place for this split."""
+    match, grids = placed
     tissue = tissue_places(config.tissue, pyramid)
     found = measure(rule, pyramid, tissue if config.tissue == "auto" else None)
     share = getattr(config, "foreground_fraction", 0.0)
@@ -129,8 +144,8 @@ def _prepare(
         return None
     foreground = None if foreground is None else foreground.within(block)
     return TrainingImage(
-        index=index, pyramid=pyramid, normalization=found, grids=grids, bounds=bounds,
-        block=block, places=places,
+        index=index, pyramid=pyramid, normalization=found, match=match, grids=grids,
+        bounds=bounds, block=block, places=places,
         foreground=None if foreground is None or foreground.is_empty else foreground,
         is_limited=places.mask.size > 1, labels=reader, coverage=coverage,
     )
