@@ -113,5 +113,6 @@ def test_five_kills_at_random_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_fifty_kills_at_random_moments(tmp_path: Path) -> None:
     assert kill_often(tmp_path, times=50, longest=4.0) > 0
