@@ -126,27 +126,45 @@ class TestChoosing:
     """The probe with a made-up clock: no test here depends on the machine."""
 
     @staticmethod
-    def _pretend(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
+    def _pretend(monkeypatch: pytest.MonkeyPatch, gains: dict[str, float]) -> None:
         def measure(jobs: dict[str, object]) -> dict[str, float]:
-            return {name: seconds.get(name, 1.0) for name in jobs}
+            return {name: gains.get(name, 1.0) for name in jobs}
 
         monkeypatch.setattr(kernels, "_measure", measure)
 
     def test_the_fastest_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._pretend(monkeypatch, {"convolution": 0.5, "blocks": 0.5})
+        self._pretend(monkeypatch, {"convolution": 2.0, "blocks": 2.0})
         assert kernels.choose_kernels() == KernelChoice("convolution", "blocks")
 
     def test_a_narrow_lead_is_noise(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._pretend(monkeypatch, {"convolution": 0.95, "blocks": 2.0})
+        self._pretend(monkeypatch, {"convolution": 1.05, "blocks": 0.5})
         assert kernels.choose_kernels() == KernelChoice()
 
     def test_half_precision_is_granted_where_it_is_faster(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self._pretend(monkeypatch, {"bf16": 0.4})
+        self._pretend(monkeypatch, {"bf16": 2.5})
         assert kernels.choose_kernels("bf16").precision == "bf16"
-        self._pretend(monkeypatch, {"bf16": 1.5})
+        self._pretend(monkeypatch, {"bf16": 0.7})
         assert kernels.choose_kernels("bf16").precision == "fp32"
+
+    def test_a_job_is_as_fast_as_its_worse_clock_says(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = {"wall": 0.0, "own": 0.0}
+        monkeypatch.setattr(kernels.time, "perf_counter", lambda: now["wall"])
+        monkeypatch.setattr(kernels.time, "thread_time", lambda: now["own"])
+
+        def spend(wall: float, own: float) -> None:
+            now["wall"] += wall
+            now["own"] += own
+
+        jobs = {
+            "torch": lambda: spend(8, 4), "lags": lambda: spend(16, 1), "fast": lambda: spend(2, 2)
+        }
+        gains = kernels._measure(jobs)
+        assert gains["lags"] == 0.5
+        assert gains["fast"] in (2.0, 4.0)  # the second clock is coarse on some systems
 
     def test_the_real_probe_runs(self) -> None:
         for precision in ("fp32", "bf16"):
