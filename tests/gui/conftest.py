@@ -12,7 +12,7 @@ import pytest
 
 from napari_muvit import geometry
 from napari_muvit.data.labels import ClassTable, LabelClass
-from napari_muvit.plugin import dock
+from napari_muvit.plugin import engine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,6 +32,7 @@ class StubPyramid:
         self.shape, self.dtype, self.ndim = image.shape, image.dtype, 2
         self.spatial_shape = image.shape[1:]
         self.shapes, self.factors = [image.shape[1:]], [(1.0, 1.0)]
+        self.pixel_size, self.spacing, self.origin = None, (1.0, 1.0), (0.0, 0.0)
         self.extent = np.array([[-0.5, -0.5], np.subtract(image.shape[1:], 0.5)])
 
     def read(self, array_index: int, start: Any, size: Any) -> np.ndarray:
@@ -112,7 +113,7 @@ class StubBackend:
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> StubBackend:
     stub = StubBackend()
-    monkeypatch.setattr(dock, "default_backend", lambda: stub)
+    monkeypatch.setattr(engine, "default_backend", lambda: stub)
     return stub
 
 

@@ -104,6 +104,7 @@ def test_dask_image_is_not_computed_whole() -> None:
     layer = SimpleNamespace(
         name="lazy", ndim=2, rgb=False, multiscale=False, data=lazy, dtype=lazy.dtype,
         units=("pixel", "pixel"), axis_labels=("-2", "-1"), source=SimpleNamespace(path=None),
+        metadata={},
         data_to_world=lambda p: tuple(p), world_to_data=lambda p: np.asarray(p),
         contrast_limits=(0, 1), colormap=SimpleNamespace(colors=np.eye(4)),
     )

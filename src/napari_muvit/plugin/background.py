@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
@@ -66,6 +67,13 @@ class LatestTask(QObject):  # type: ignore[misc]
                 signal.emit(result)
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """How a job's error comes to the GUI thread."""
+
+    error: BaseException
+
+
 class Job(QObject):  # type: ignore[misc]
     """A long generator in a thread: each value is reported, and it ends on request.
 
@@ -100,8 +108,7 @@ class Job(QObject):  # type: ignore[misc]
         from napari.qt.threading import create_worker
 
         worker = create_worker(self._values, _start_thread=False, _ignore_errors=True)
-        worker.yielded.connect(self.reported)
-        worker.errored.connect(self._on_error)
+        worker.yielded.connect(self._on_value)
         worker.finished.connect(self._on_finished)
         self._worker = worker
         worker.start()
@@ -113,7 +120,13 @@ class Job(QObject):  # type: ignore[misc]
             self._worker.quit()
 
     def _values(self) -> Iterator[Any]:
-        values = self._generate()
+        # Errors travel as values: napari's worker swallows every kind of RuntimeError.
+        try:
+            yield from self._until_cancelled(self._generate())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+            yield _Failure(error)
+
+    def _until_cancelled(self, values: Iterator[Any]) -> Iterator[Any]:
         try:
             for value in values:
                 yield value
@@ -124,8 +137,11 @@ class Job(QObject):  # type: ignore[misc]
             if close is not None:
                 close()
 
-    def _on_error(self, error: BaseException) -> None:
-        self._error = error
+    def _on_value(self, value: Any) -> None:
+        if isinstance(value, _Failure):
+            self._error = value.error
+        else:
+            self.reported.emit(value)
 
     def _on_finished(self) -> None:
         self._worker = None

@@ -28,6 +28,7 @@ from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.preferences import preference
 
 LAYER_NAME = "MuViT crops"
 THUMBNAIL_SIDE = 132
@@ -130,10 +131,11 @@ class CropsWidget(DockWidget):
             self.note.setText("Open an image to see its nested crops.")
             return
         extent = np.asarray(self.image.pyramid.extent)
-        self.choice = crops.CropChoice(
-            crops.suggest_levels(extent, self.choice.size), self.choice.size,
-            tuple(extent.mean(axis=0)),
+        preferred = str(preference("levels", ""))
+        levels = crops.parse_levels_text(preferred) if preferred else (
+            crops.suggest_levels(extent, self.choice.size)
         )
+        self.choice = crops.CropChoice(levels, self.choice.size, tuple(extent.mean(axis=0)))
         self._show_levels()
         self.update_crop()
 

@@ -19,14 +19,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_muvit.plugin import engine
 from napari_muvit.plugin.layers import ImageChoice, ResolvedImage, image_choices, resolve_image
-
-
-def default_backend() -> Any:
-    """The engine's verbs; imported when the first of them is needed."""
-    import napari_muvit.api as api
-
-    return api
 
 
 def weak_slot(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +67,7 @@ class DockWidget(QWidget):  # type: ignore[misc]
     @property
     def backend(self) -> Any:
         if self._backend is None:
-            self._backend = default_backend()
+            self._backend = engine.default_backend()
         return self._backend
 
     def listen(self, emitter: Any, method: Callable[..., Any]) -> None:

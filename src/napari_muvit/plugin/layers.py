@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike
 from napari_muvit.errors import InputError, MuvitError, SourceError
 from napari_muvit.geometry import FloatArray
 
+SOURCE_KEY = "muvit_source"
+"""Key of a layer's metadata under which this plugin's readers note the path."""
+
 NUM_AXES = 2
 """Spatial axes of what the widgets work on: a plane of the image, (y, x)."""
 
@@ -148,8 +151,8 @@ class ImageChoice:
 
 
 def source_path(layer: Any) -> str | None:
-    """Path that napari read `layer` from, None for layers made in memory."""
-    path = layer.source.path
+    """File or URL that `layer` shows, None for layers made in memory."""
+    path = layer.metadata.get(SOURCE_KEY) or layer.source.path
     return None if path is None else str(path)
 
 

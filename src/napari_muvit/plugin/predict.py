@@ -193,6 +193,23 @@ def predict_region(
         yield BlockDone(block, values, number, len(region.blocks))
 
 
+def place_labels(image: Any, labels: Any) -> tuple[float, FloatArray]:
+    """World px of one pixel of a label store, and the world position of its pixel 0.
+
+    Parameters
+    ----------
+    image, labels
+        Pyramids of the image and of its prediction, which keeps the image's own units.
+    """
+    has_unit = image.pixel_size is not None and labels.pixel_size is not None
+    unit = np.asarray(image.pixel_size[0] if has_unit else image.spacing)
+    size = np.asarray(labels.pixel_size[0] if has_unit else labels.spacing)
+    zero = np.asarray(image.origin) / np.asarray(image.spacing) * unit
+    place = np.asarray(labels.origin) / np.asarray(labels.spacing) * size
+    factor = size / unit
+    return float(factor[-1]), (place - zero) / unit
+
+
 def default_output(image: ResolvedImage, model_folder: str) -> Path:
     """Where a whole-image prediction goes unless told otherwise: into the model's run folder."""
     stem = Path(image.path).name.split(".")[0] if image.path else image.name.replace(" ", "_")

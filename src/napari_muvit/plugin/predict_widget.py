@@ -17,6 +17,7 @@ from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
 from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.preferences import preference
 
 
 class PredictWidget(DockWidget):
@@ -44,6 +45,7 @@ class PredictWidget(DockWidget):
         self.device = QComboBox()
         self.device.addItems(["auto", "cpu", "cuda", "mps"])
         self.device.setToolTip("Where the model runs; auto takes a graphics card if there is one.")
+        self.device.setCurrentText(str(preference("device", "auto")))
         self.device.currentTextChanged.connect(self._on_folder)
         self.output = FolderPicker(
             "OME-Zarr that the whole image's labels are written to. A prediction that was "
@@ -222,9 +224,9 @@ class PredictWidget(DockWidget):
     def _show_store(self, output: Path, image: ResolvedImage, model: predict.LoadedModel) -> None:
         labels = self.backend.open_pyramid(str(output))
         arrays = [LevelArray(labels, index, "yx") for index in range(len(labels.factors))]
-        factor = float(model.levels[0])
+        factor, offset = predict.place_labels(image.pyramid, labels)
         self._add_labels(arrays if len(arrays) > 1 else arrays[0], f"{image.name}: prediction",
-                         image, factor, [(factor - 1) / 2] * 2, model)
+                         image, factor, offset, model)
         self.note.setText(f"The labels are in {output}.")
 
 

@@ -1,0 +1,108 @@
+"""Images of any size as lazy napari layers: right place, scale, units, channels and colours.
+
+Offered beside other readers. Pixels are read when they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_muvit.plugin import engine
+from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
+from napari_muvit.plugin.layers import SOURCE_KEY
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+CHANNEL_COLORS = ("magenta", "green", "cyan", "yellow", "red", "blue")
+FOLDER_MARKS = ("zarr.json", ".zgroup", ".zattrs")
+LIMITS_PX = 1 << 20
+"""Most pixels that are looked at to find contrast limits."""
+
+
+def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None:
+    """A reader for `path`, or None where it is several paths or a folder that is no OME-Zarr."""
+    if not isinstance(path, str):
+        return None
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / mark).exists() for mark in FOLDER_MARKS):
+        return None
+    return read_layers
+
+
+def read_layers(path: str) -> list[LayerData]:
+    """The layers of one image.
+
+    Raises
+    ------
+    SourceError
+        If the image cannot be read.
+    """
+    return pyramid_layers(engine.default_backend(), str(path))
+
+
+def pyramid_layers(backend: Any, path: str) -> list[LayerData]:
+    """One layer for RGB or labels, else one for each channel.
+
+    Time is left out (the first point is shown); z stays an axis.
+    """
+    pyramid = backend.open_pyramid(path)
+    common = {**_place(pyramid), "metadata": {SOURCE_KEY: path}}
+    if pyramid.is_labels and pyramid.num_channels == 1:
+        table = backend.read_class_table(pyramid)
+        kwargs = {**common, "name": pyramid.name, **class_kwargs(table)}
+        return [(_arrays(pyramid, pyramid.axes[1:]), kwargs, "labels")]
+    if pyramid.is_rgb:
+        axes = pyramid.axes[1:] + "c"
+        kwargs = {**common, "name": pyramid.name, "rgb": True}
+        return [(_arrays(pyramid, axes), kwargs, "image")]
+    return [_channel(backend, path, pyramid, i, common) for i in range(pyramid.num_channels)]
+
+
+def _channel(
+    backend: Any, path: str, pyramid: Any, index: int, common: dict[str, Any]
+) -> LayerData:
+    single = backend.open_pyramid(path, channels=[index])
+    several = pyramid.num_channels > 1
+    kwargs = {
+        **common,
+        "name": pyramid.channel_names[index] if several else pyramid.name,
+        "contrast_limits": contrast_limits(single),
+        "colormap": CHANNEL_COLORS[index % len(CHANNEL_COLORS)] if several else "gray",
+        "blending": "additive" if several else "translucent_no_depth",
+    }
+    return _arrays(single, pyramid.axes[1:]), kwargs, "image"
+
+
+def _arrays(pyramid: Any, axes: str) -> Any:
+    arrays = [LevelArray(pyramid, index, axes) for index in range(len(pyramid.shapes))]
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def _place(pyramid: Any) -> dict[str, Any]:
+    """Scale, translation and units of the finest array."""
+    spacing = np.asarray(pyramid.spacing, np.float64)
+    origin = np.asarray(pyramid.origin, np.float64)
+    if pyramid.pixel_size is None:
+        return {"scale": spacing, "translate": origin}
+    size = np.asarray(pyramid.pixel_size[0], np.float64)
+    units = ("um",) * len(size)
+    return {"scale": size, "translate": origin / spacing * size, "units": units}
+
+
+def contrast_limits(pyramid: Any) -> tuple[float, float]:
+    """Contrast limits from the coarsest array: napari would look at the finest."""
+    shape: Sequence[int] = pyramid.shapes[-1]
+    side = int(LIMITS_PX ** (1 / len(shape)))
+    start = [max(0, (n - side) // 2) for n in shape]
+    size = [min(n, side) for n in shape]
+    values = pyramid.read(len(pyramid.shapes) - 1, start, size)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(np.percentile(finite, 99.9))
+    return (low, high) if high > low else (low, low + 1.0)
+

@@ -1,0 +1,66 @@
+"""Readers and samples in a real viewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_muvit import api
+from napari_muvit.plugin import sample_data
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    image = np.random.default_rng(0).integers(0, 4000, (2, 256, 320), dtype=np.uint16)
+    pyramid = api.pyramid_from_arrays([image], axes="cyx", pixel_size=(0.5, 0.25),
+                                      channel_names=["DAPI", "GFP"])
+    for _ in api.convert(pyramid, tmp_path / "two.ome.zarr", levels=(1, 2, 4), chunk=64):
+        pass
+    return tmp_path / "two.ome.zarr"
+
+
+def test_store_opens_as_channels_in_place(viewer: Any, store: Path, open_widget: Any) -> None:
+    viewer.open(str(store), plugin="napari-muvit")
+    assert [layer.name for layer in viewer.layers] == ["DAPI", "GFP"]
+    layer = viewer.layers["GFP"]
+    assert layer.multiscale
+    assert len(layer.data) == 3
+    assert np.allclose(layer.scale, (0.5, 0.25))
+    assert str(layer.units[0]) == "micrometer"
+    expected = api.open_pyramid(str(store)).read(0, (10, 20), (5, 6))[1]
+    assert np.array_equal(layer.data[0][10:15, 20:26], expected)
+    widget = open_widget("MuViT: Crops")
+    assert widget.image.path == str(store)
+    assert widget.image.pyramid.shape[0] == 1
+    widget.picker.choose("two.ome.zarr (2 channels)")
+    assert widget.image.pyramid.shape[0] == 2
+    assert widget.image.pyramid.pixel_size[0] == pytest.approx((0.5, 0.25))
+
+
+def test_single_picture(viewer: Any, tmp_path: Path) -> None:
+    from skimage.io import imsave
+
+    image = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
+    imsave(tmp_path / "one.tif", image, check_contrast=False)
+    viewer.open(str(tmp_path / "one.tif"), plugin="napari-muvit")
+    assert viewer.layers[0].data.shape == (64, 48)
+
+
+def test_sample(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_data, "cache_folder", lambda: tmp_path)
+    for _ in range(2):
+        viewer.open_sample("napari-muvit", "immunohistochemistry")
+    layer = viewer.layers[0]
+    assert layer.rgb
+    assert layer.multiscale
+    assert layer.data[0].shape == (512, 512, 3)
+
+
+def test_folder_that_is_no_store_is_left_to_others(tmp_path: Path) -> None:
+    from napari_muvit.plugin.readers import get_reader
+
+    assert get_reader(str(tmp_path)) is None
+    assert get_reader([str(tmp_path)]) is None
