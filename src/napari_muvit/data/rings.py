@@ -1,0 +1,215 @@
+"""The Synthetic set of the paper, made by code: cells whose class only the wide view shows.
+
+MuViT, section 4.1: 2048 x 2048 images, one channel, concentric rings perturbed by Perlin noise,
+outer and inner cells that look alike. A cell is inner if it lies inside the marked ring.
+
+What makes one level blind and two levels see:
+
+- Every length is a share of the image's side, so a smaller image is the same task for a
+  smaller crop: 512 px with crops of 64 are 2048 px with crops of 256.
+- Around the marked ring run fainter lines, concentric with it. Across the wide view their bend
+  tells where the centre is. Within a fine crop, an eighth of the side, the noise bends a line
+  more than its radius does, so a line there says nothing about its inner side. A ring without
+  such lines could be solved by enclosure alone, which small transformers do not learn.
+- Lines are interrupted everywhere, and there are none near the centre, where the bend would
+  show even in a fine crop. Without lines there is nothing to see but cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_muvit.data.cohort import SPLITS, CohortRow, write_cohort
+from napari_muvit.data.drawn_cells import draw_cells, finish_image, write_pair
+from napari_muvit.data.labels import ClassTable, LabelClass
+from napari_muvit.geometry import FloatArray
+
+SIZE = 2048
+COUNTS = {"train": 1638, "val": 220, "test": 190}
+"""Images of each split in the paper."""
+
+OUTER, INNER = 1, 2
+CLASSES = ClassTable(
+    (
+        LabelClass(0, "background", "#808080"),
+        LabelClass(OUTER, "outer", "#377eb8"),
+        LabelClass(INNER, "inner", "#e41a1c"),
+    ),
+    background=0,
+)
+
+
+@dataclass(frozen=True)
+class RingOptions:
+    """Lengths as shares of the image's side, brightness from 0 to 1.
+
+    Attributes
+    ----------
+    radius
+        Smallest and largest radius of the marked ring.
+    offset
+        Largest distance of the centre from the image's, along each axis.
+    spacing
+        Distance between neighbouring lines.
+    width
+        Half width of a line; the marked ring is `marked` times as wide.
+    hole
+        Radius around the centre without lines.
+    waves
+        Wavelength and amplitude of each octave of noise that bends the lines.
+    gaps
+        Wavelength of the noise that interrupts lines, and the share that is left.
+    cell
+        Smallest and largest radius of a cell.
+    pitch
+        Mean distance between cells.
+    """
+
+    radius: tuple[float, float] = (0.34, 0.4)
+    offset: float = 0.15
+    spacing: float = 0.06
+    width: float = 0.0035
+    marked: float = 2.0
+    hole: float = 0.1
+    waves: tuple[tuple[float, float], ...] = ((0.3, 0.02), (0.14, 0.012), (0.07, 0.004))
+    gaps: tuple[float, float] = (0.12, 0.75)
+    cell: tuple[float, float] = (0.006, 0.009)
+    pitch: float = 0.03
+    line_brightness: float = 0.35
+    cell_brightness: float = 0.8
+    noise: float = 0.05
+
+
+def perlin(rng: np.random.Generator, size: int, wavelength: float) -> FloatArray:
+    """Gradient noise (size, size) with cells of `wavelength` pixels, about -0.7 to 0.7.
+
+    Perlin (2002), "Improving noise": the quintic fade.
+    """
+    cells = int(np.ceil(size / wavelength)) + 1
+    angle = rng.uniform(0, 2 * np.pi, (cells + 1, cells + 1))
+    gradient = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    shift = rng.random(2)
+    at = [np.arange(size) / wavelength + s for s in shift]
+    cell = [a.astype(np.int64) for a in at]
+    part = [a - c for a, c in zip(at, cell, strict=True)]
+    fade = [p**3 * (p * (p * 6 - 15) + 10) for p in part]
+
+    def corner(dy: int, dx: int) -> FloatArray:
+        g = gradient[np.ix_(np.minimum(cell[0] + dy, cells), np.minimum(cell[1] + dx, cells))]
+        dot: FloatArray = g[..., 0] * (part[0] - dy)[:, None] + g[..., 1] * (part[1] - dx)
+        return dot
+
+    across = fade[1]
+    top = corner(0, 0) * (1 - across) + corner(0, 1) * across
+    bottom = corner(1, 0) * (1 - across) + corner(1, 1) * across
+    noise: FloatArray = top + (bottom - top) * fade[0][:, None]
+    return noise
+
+
+def rings_image(
+    seed: int, size: int = SIZE, options: RingOptions | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One image and its labels, (size, size) uint8 each; the same for the same seed.
+
+    Returns
+    -------
+    image, labels
+        Labels: 0 background, 1 outer cells, 2 inner cells (see `CLASSES`).
+    """
+    options = options or RingOptions()
+    rng = np.random.default_rng([seed, 0x52696E67])
+    centre = 0.5 + rng.uniform(-1, 1, 2) * options.offset
+    radius = rng.uniform(*options.radius)
+    place = (np.arange(size) + 0.5) / size
+    distance = np.hypot(place[:, None] - centre[0], place[None, :] - centre[1])
+    for wavelength, amplitude in options.waves:
+        distance = distance + _smooth_noise(rng, size, wavelength) * amplitude / 0.35
+    lines = _draw_lines(rng, distance, radius, options)
+    clear = options.cell[1] + options.width * options.marked
+    depth = distance - radius
+    classes = np.where(np.abs(depth) < clear, 0, np.where(depth < 0, INNER, OUTER))
+    cells, labels = draw_cells(rng, classes, options.pitch, options.cell)
+    background = 0.15 + options.line_brightness * lines
+    image = finish_image(rng, background, cells, options.cell_brightness, options.noise)
+    return image, labels
+
+
+def _smooth_noise(rng: np.random.Generator, size: int, wavelength: float) -> FloatArray:
+    """Noise with a wavelength given as share of the side, made small and enlarged."""
+    small = min(size, 256)
+    noise = perlin(rng, small, wavelength * small)
+    at = np.clip((np.arange(size) + 0.5) * small / size - 0.5, 0, small - 1)
+    first = np.minimum(at.astype(np.int64), small - 2)
+    part = at - first
+    rows = noise[first] * (1 - part)[:, None] + noise[first + 1] * part[:, None]
+    enlarged: FloatArray = rows[:, first] * (1 - part) + rows[:, first + 1] * part
+    return enlarged
+
+
+def _draw_lines(
+    rng: np.random.Generator, distance: FloatArray, radius: float, options: RingOptions
+) -> FloatArray:
+    """Brightness 0..1 of the concentric lines and of the marked ring."""
+    from_ring = distance - radius
+    phase = from_ring / options.spacing
+    number = np.rint(phase)
+    off = np.abs(phase - number) * options.spacing
+    width = np.where(number == 0, options.width * options.marked, options.width)
+    size = len(distance)
+    softness = max(1.0 / size, options.width / 2)
+    lines = np.clip((width - off) / softness + 0.5, 0, 1)
+    lines = lines * np.where(number == 0, 1.0, 0.6)
+    gaps = _smooth_noise(rng, size, options.gaps[0])
+    kept = gaps > np.quantile(gaps[::8, ::8], 1 - options.gaps[1])
+    drawn: FloatArray = lines * kept * (distance > options.hole)
+    return drawn
+
+
+def write_rings(
+    folder: str | Path, counts: Mapping[str, int] | None = None, seed: int = 0,
+    size: int = SIZE, levels: tuple[int, ...] = (1, 4),
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a set of images and labels as OME-Zarr, with a cohort CSV that names them all.
+
+    Images that are there already are kept, so an interrupted call can be repeated.
+
+    Parameters
+    ----------
+    counts
+        Images of each split; by default the paper's 1638 train, 220 val, 190 test.
+    levels
+        Arrays of each pyramid.
+    progress
+        Called with the number of images done and of all, after each.
+
+    Returns
+    -------
+    Path
+        Of the cohort CSV.
+    """
+    folder = Path(folder)
+    given = COUNTS if counts is None else counts
+    todo = [(split, i) for split in given for i in range(given[split])]
+    rows = []
+    for done, (split, number) in enumerate(todo):
+        name = f"{split}_{number:04d}.ome.zarr"
+        paths = folder / "images" / name, folder / "labels" / name
+        if not all(path.is_dir() for path in paths):
+            image, labels = rings_image(split_seed(seed, split, number), size)
+            write_pair(paths, image, labels, CLASSES, levels)
+        rows.append(CohortRow(str(paths[0]), str(paths[1]), split))
+        if progress is not None:
+            progress(done + 1, len(todo))
+    write_cohort(folder / "rings.csv", rows)
+    return folder / "rings.csv"
+
+
+def split_seed(seed: int, split: str, number: int) -> int:
+    """Seed of one image of a set; no two images of a set share it."""
+    return (seed * len(SPLITS) + SPLITS.index(split)) * 1_000_000 + number

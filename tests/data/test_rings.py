@@ -1,0 +1,106 @@
+"""Sets made by code: the same for the same seed, and only the place of a cell tells its class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from skimage.measure import label as components
+from skimage.measure import regionprops
+
+from napari_muvit.data import landmarks, rings
+from napari_muvit.data.cohort import read_cohort
+from napari_muvit.data.labels import read_class_table
+from napari_muvit.data.pyramid import open_pyramid
+from napari_muvit.data.rings import perlin, rings_image, split_seed, write_rings
+
+MAKERS = [rings_image, landmarks.landmarks_image]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_seed_decides(make):
+    image, labels = make(3, 256)
+    again, same = make(3, 256)
+    other, _ = make(4, 256)
+    np.testing.assert_array_equal(image, again)
+    np.testing.assert_array_equal(labels, same)
+    assert not np.array_equal(image, other)
+    assert image.shape == labels.shape == (256, 256)
+    assert image.dtype == labels.dtype == np.uint8
+    assert set(np.unique(labels)) == {0, 1, 2}
+
+
+def test_a_smaller_image_is_the_same_task():
+    shares = [np.bincount(rings_image(1, size)[1].ravel(), minlength=3) / size**2
+              for size in (256, 1024)]
+    np.testing.assert_allclose(shares[0], shares[1], atol=0.02)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_cells_of_both_classes_look_alike(make):
+    sizes, brightness = {1: [], 2: []}, {1: [], 2: []}
+    for seed in range(4):
+        image, labels = make(seed, 512)
+        for kind in (1, 2):
+            for cell in regionprops(components(labels == kind), intensity_image=image):
+                sizes[kind].append(cell.area)
+                brightness[kind].append(cell.intensity_mean)
+    assert min(len(v) for v in sizes.values()) > 300
+    for values, tolerance in ((sizes, 0.05), (brightness, 0.01)):
+        one, two = np.mean(values[1]), np.mean(values[2])
+        assert abs(one / two - 1) < tolerance
+
+
+def test_both_classes_are_common():
+    labels = np.stack([rings_image(seed, 256)[1] for seed in range(8)])
+    inner = (labels == rings.INNER).sum() / (labels > 0).sum()
+    assert 0.35 < inner < 0.55
+
+
+def test_inner_cells_are_inside_and_outer_cells_outside():
+    _, labels = rings_image(0, 512)
+    inner, outer = np.argwhere(labels == rings.INNER), np.argwhere(labels == rings.OUTER)
+    centre = inner.mean(axis=0)
+    near = np.linalg.norm(inner - centre, axis=1)
+    far = np.linalg.norm(outer - centre, axis=1)
+    assert np.percentile(near, 95) < np.percentile(far, 20)
+
+
+def test_noise_is_smooth_and_centred():
+    noise = perlin(np.random.default_rng(0), 256, 32)
+    assert noise.shape == (256, 256)
+    assert abs(noise.mean()) < 0.1
+    assert np.abs(noise).max() < 1
+    assert np.abs(np.diff(noise, axis=0)).max() < 0.1
+
+
+def test_a_set_is_written_once_and_can_be_continued(tmp_path):
+    counts = {"train": 2, "val": 1}
+    seen = []
+    path = write_rings(tmp_path, counts, seed=5, size=256, progress=lambda *a: seen.append(a))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    rows = read_cohort(path)
+    assert [row.split for row in rows] == ["train", "train", "val"]
+    image, labels = open_pyramid(rows[0].image), open_pyramid(rows[0].labels)
+    expected = rings_image(split_seed(5, "train", 0), 256)
+    np.testing.assert_array_equal(image.read(0, (0, 0), (256, 256))[0], expected[0])
+    np.testing.assert_array_equal(labels.read(0, (0, 0), (256, 256))[0], expected[1])
+    assert image.shapes == ((256, 256), (64, 64))
+    assert read_class_table(labels) == rings.CLASSES
+    before = (tmp_path / "images").stat().st_mtime_ns
+    assert write_rings(tmp_path, counts, seed=5, size=256) == path
+    assert (tmp_path / "images").stat().st_mtime_ns == before
+
+
+def test_images_of_a_set_differ_in_their_seeds():
+    seeds = {split_seed(s, split, i) for s in range(2) for split in rings.COUNTS for i in range(9)}
+    assert len(seeds) == 2 * 3 * 9
+    assert rings.COUNTS == {"train": 1638, "val": 220, "test": 190}
+
+
+def test_landmarks_lie_apart_and_decide():
+    rng = np.random.default_rng(0)
+    points = landmarks.scatter_points(rng, 8, 0.22, 0.03)
+    gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.eye(8)
+    assert gaps.min() >= 0.22
+    crowded = landmarks.scatter_points(rng, 60, 0.22, 0.03)
+    assert crowded.shape == (60, 2)
