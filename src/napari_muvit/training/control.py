@@ -106,7 +106,7 @@ class Control:
             self.check()
 
         handles = [part.register_forward_pre_hook(look) for part in module.modules()]
-        handles += [p.register_post_accumulate_grad_hook(look)  # type: ignore[no-untyped-call]
+        handles += [p.register_post_accumulate_grad_hook(look)
                     for p in module.parameters() if p.requires_grad]
         try:
             yield

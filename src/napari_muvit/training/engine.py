@@ -32,7 +32,7 @@ from napari_muvit.training.events import (
 )
 from napari_muvit.training.files import disk_error, write_whole
 from napari_muvit.training.folder import BEST, MODEL, PREVIEWS, RunFolder
-from napari_muvit.training.loader import Batch, BatchSource, move_batch
+from napari_muvit.training.loader import Batch, BatchSource, dead_loader, move_batch
 from napari_muvit.training.parallel import Parallel
 from napari_muvit.training.png import encode_png
 from napari_muvit.training.records import Recorder
@@ -132,6 +132,10 @@ class Engine:
 
     def _explain(self, problem: Exception) -> Exception:
         """The sentence for what went wrong; an unknown error stays what it is."""
+        dead = dead_loader(problem)
+        if dead is not None:
+            dead.__cause__ = problem
+            return dead
         if isinstance(problem, OSError) and not isinstance(problem, MuvitError):
             explained: Exception = disk_error(problem, self.folder.path)
             explained.__cause__ = problem

@@ -12,7 +12,8 @@ from napari_muvit.data.cohort import CohortRow, resolve_images
 from napari_muvit.data.dataset import PyramidDataset
 from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.pyramid import Pyramid, open_pyramid
-from napari_muvit.errors import ConfigError
+from napari_muvit.errors import ConfigError, SourceNotFoundError
+from napari_muvit.training.loader import Batch
 
 PATHS = ("images", "labels", "val", "val_labels", "pretrained", "tissue")
 """Options that name files; written absolute, so that a run can be resumed from anywhere."""
@@ -34,6 +35,23 @@ class RunImages:
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of each training image, by its source."""
         return {str(p.source or p.name): p.fingerprint for p in self.pyramids}
+
+    def check(self, batch: Batch) -> None:
+        """Refuse a batch whose images are gone: a store without chunks reads as background.
+
+        Raises
+        ------
+        SourceNotFoundError
+            Naming the image.
+        """
+        for number in set(batch["image_index"].tolist()):
+            source = self.pyramids[number].source
+            if source is None or "://" in source or Path(source).exists():
+                continue
+            raise SourceNotFoundError(
+                f"image {source!r} is gone while the run goes on. Put it back and resume; the "
+                "last checkpoint is whole.", source,
+            )
 
     def warnings(self) -> list[str]:
         """What the user should know about the images."""

@@ -6,9 +6,9 @@ loader processes there are, and whether or not the run was interrupted before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -67,23 +67,28 @@ class SampleLoader:
         Loader processes; with 0 one thread reads a batch ahead while the model works.
     limit
         Samples with this number or a higher one are left out.
+    check
+        Looks at every batch before it is used, and raises where something is wrong with it.
     """
 
     def __init__(
         self, dataset: Dataset[Any], batch_size: int, workers: int, parallel: Parallel,
-        limit: int | None = None,
+        limit: int | None = None, check: Callable[[Batch], None] | None = None,
     ) -> None:
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
-        self.parallel, self.limit = parallel, limit
+        self.parallel, self.limit, self.check = parallel, limit, check
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """The local batches of the steps from `first_step` to before `last_step`."""
         sampler = StepSampler(first_step, last_step, self.batch_size, self.parallel, self.limit)
-        if self.workers:
-            return self._from_processes(sampler)
-        return self._from_thread(sampler)
+        read = self._from_processes if self.workers else self._from_thread
+        with closing(read(sampler)) as batches:
+            for batch in batches:
+                if self.check is not None:
+                    self.check(batch)
+                yield batch
 
-    def _from_processes(self, sampler: StepSampler) -> Iterator[Batch]:
+    def _from_processes(self, sampler: StepSampler) -> Generator[Batch]:
         loader: DataLoader[Any] = DataLoader(
             self.dataset, batch_sampler=sampler, num_workers=self.workers,
             # fork hangs zarr's threads; spawn works everywhere alike
@@ -98,7 +103,7 @@ class SampleLoader:
                 return
             yield batch
 
-    def _from_thread(self, sampler: StepSampler) -> Iterator[Batch]:
+    def _from_thread(self, sampler: StepSampler) -> Generator[Batch]:
         reader = ThreadPoolExecutor(1, thread_name_prefix="muvit-reader")
         pending: Future[Batch] | None = None
         try:
@@ -127,13 +132,20 @@ def _worker_errors() -> Iterator[None]:
     except MuvitError as error:
         lines = [line for line in str(error).strip().splitlines() if line]
         raise type(error)(lines[-1].split(": ", 1)[-1]) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RunError(
-            f"a loader process died ({str(error).splitlines()[0][:200]}). The last checkpoint is "
-            "whole; resume, with fewer workers if memory was short."
-        ) from error
+
+
+def dead_loader(error: Exception) -> RunError | None:
+    """What to say where `error` is torch's notice that a loader process died, else None.
+
+    torch raises it from a signal handler, wherever the main thread happens to be.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in text:
+        return None
+    return RunError(
+        f"a loader process died ({text.splitlines()[0][:200]}). The last checkpoint is whole; "
+        "resume, with fewer workers if memory was short."
+    )
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
@@ -150,7 +162,3 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
     # Apple GPUs have no float64, and boxes must keep their precision until centred.
     return {k: v if v.dtype == torch.float64 else v.to(device, non_blocking=True)
             for k, v in batch.items()}
-
-
-MapBatch = Callable[[Batch, int], Batch]
-"""What a task adds to a batch before its step, for example the drawn mask."""

@@ -86,8 +86,9 @@ def whole_lines(path: Path) -> list[str]:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    end = content.rfind(b"\n") + 1
-    return content[:end].decode("utf-8").splitlines()
+    whole, _, _ = content.rpartition(b"\n")
+    # not splitlines: names may hold other characters that Unicode calls line ends
+    return whole.decode("utf-8").split("\n") if whole or content[:1] == b"\n" else []
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -264,7 +264,9 @@ def _run(ready: _Ready, folder: RunFolder) -> Run:
     folder.control_path.unlink(missing_ok=True)  # asked of an earlier process
     settings = Settings.from_config(config, ready.task.base_rate)
     loader = SampleLoader(
-        ready.images.training, config.batch_size, config.workers, parallel)
+        ready.images.training, config.batch_size, config.workers, parallel,
+        check=ready.images.check,
+    )
     validation, count = None, 0
     if ready.images.validation is not None:
         validation = SampleLoader(

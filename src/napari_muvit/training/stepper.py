@@ -112,7 +112,7 @@ class Stepper:
                 for part in split_batch(batch, parts):
                     with self.numerics():
                         share = self.task.loss(move_batch(part, self.device), totals)
-                        share.backward()  # type: ignore[no-untyped-call]
+                        share.backward()
                     loss += share.detach().cpu().double()
         except StoppedError:
             return loss, Outcome.STOPPED, None

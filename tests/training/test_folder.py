@@ -1,0 +1,165 @@
+"""Run folders: made whole or not at all, read while written, asked from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stub import make_engine, run_all
+
+from napari_muvit.errors import CheckpointError, ConfigError, RunError, RunExistsError
+from napari_muvit.training.control import Control
+from napari_muvit.training.events import (
+    CheckpointEvent,
+    EpochEvent,
+    FinishedEvent,
+    PreviewEvent,
+    StepEvent,
+    ValidationEvent,
+    WarningEvent,
+    event_from_record,
+    event_to_record,
+)
+from napari_muvit.training.folder import RunFolder, check_output, create_run, find_model
+from napari_muvit.training.records import append, read_events, whole_lines
+from napari_muvit.training.run import Run
+
+EVENTS = [
+    StepEvent(1, 10, 0.5, 1e-4, 0.1, 9.0), EpochEvent(2, 1, 0.4),
+    ValidationEvent(3, {"loss": 0.3}, True), WarningEvent(4, "schön"),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_events_survive_their_record(event, tmp_path):
+    assert event_from_record(event_to_record(event, tmp_path), tmp_path) == event
+
+
+def test_paths_in_records_move_with_the_folder(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for event in (PreviewEvent(1, here / "previews" / "a.png"),
+                  CheckpointEvent(1, here / "checkpoint" / "state.pt", False),
+                  FinishedEvent(1, here, "completed")):
+        moved = event_from_record(event_to_record(event, here), there)
+        assert moved.__dict__ == {
+            k: there / v.relative_to(here) if hasattr(v, "parts") else v
+            for k, v in vars(event).items()}
+
+
+def test_losses_that_are_no_numbers_are_still_json(tmp_path):
+    record = event_to_record(StepEvent(1, 2, float("nan"), 0.0, 0.0, float("inf")), tmp_path)
+    assert record["loss"] is None
+    assert event_from_record(record, tmp_path).loss != event_from_record(record, tmp_path).loss
+
+
+def test_unknown_events_of_later_versions_are_left_out(tmp_path):
+    assert event_from_record({"event": "applause", "step": 1}, tmp_path) is None
+
+
+@given(st.text(alphabet="ab\n\u2028", max_size=30), st.integers(0, 30))
+def test_readers_take_whole_lines_only(text, cut):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lines"
+        path.write_bytes(text[:cut].encode())
+        assert whole_lines(path) == text[:cut].split("\n")[:-1]
+
+
+def test_reading_while_writing_never_sees_half_a_record(tmp_path):
+    path = tmp_path / "events.jsonl"
+    over = threading.Event()
+
+    def write():
+        for step in range(400):
+            append(path, f'{{"event": "step", "step": {step}, "text": "{"x" * 300}"}}\n')
+        over.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not over.is_set():
+        records = read_events(path)
+        assert [r["step"] for r in records] == list(range(len(records)))
+    thread.join()
+    assert len(read_events(path)) == 400
+
+
+def test_a_folder_is_made_in_one_move(tmp_path, monkeypatch):
+    from napari_muvit.training import folder
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "write_whole", fail)
+    with pytest.raises(RunError, match="cannot be made: No space left"):
+        create_run(tmp_path / "run", None, {"kind": "fit", "steps": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_may_be_the_output(tmp_path):
+    (tmp_path / "run").mkdir()
+    path = check_output(tmp_path / "run")
+    create_run(path, None, {"kind": "fit", "steps": 1})
+    with pytest.raises(RunExistsError, match="go on with `resume`"):
+        check_output(path)
+
+
+def test_a_run_without_a_config_says_so(tmp_path):
+    folder = create_run(tmp_path / "run", None, {"kind": "fit", "steps": 1})
+    with pytest.raises(RunError, match=r"\.fit\(\)"):
+        folder.config()
+    with pytest.raises(CheckpointError, match="has not saved a model yet"):
+        folder.model_folder()
+
+
+def test_no_run_is_said_plainly(tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        RunFolder(tmp_path / "none")
+    with pytest.raises(RunError, match="holds no run"):
+        RunFolder(tmp_path)
+    assert find_model(tmp_path) == tmp_path
+
+
+def test_a_config_of_a_newer_version_is_refused_by_name(tmp_path):
+    folder = create_run(tmp_path / "run", None, {"kind": "pretrain", "steps": 1})
+    (folder.path / "config.yaml").write_text("schema_version: 99\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="schema_version 99"):
+        folder.config()
+
+
+def test_another_process_can_pause_and_stop_a_run(tmp_path):
+    engine = make_engine(tmp_path / "run", steps=1_000_000)
+    control = Control(engine.folder.control_path)
+    engine.control = engine.stepper.control = control
+    run = Run(engine.events(), engine.folder.path, control)
+    thread = threading.Thread(target=run.wait)
+    thread.start()
+
+    def ask(action):
+        code = (f"from napari_muvit.training import RunFolder; "
+                f"RunFolder({str(tmp_path / 'run')!r}).ask({action!r})")
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+    ask("pause")
+    while not run.is_paused:
+        threading.Event().wait(0.01)
+    ask("stop")
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert RunFolder(tmp_path / "run").status().state == "stopped"
+    assert not engine.folder.control_path.exists()
+
+
+def test_reading_a_run_needs_no_torch(tmp_path):
+    run_all(make_engine(tmp_path / "run"))
+    code = (
+        "import sys; from napari_muvit.training import RunFolder\n"
+        f"folder = RunFolder({str(tmp_path / 'run')!r})\n"
+        "assert folder.status().state == 'completed' and folder.metrics() and folder.events()\n"
+        "assert 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
