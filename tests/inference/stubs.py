@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from napari_muvit.data.labels import ClassTable, LabelClass
-from napari_muvit.inference.predictor import ModelSpec
+from napari_muvit.inference.spec import ModelSpec
 
 TABLE = ClassTable(
     (LabelClass(1, "low", "#e41a1c"), LabelClass(3, "mid", "#377eb8"),

@@ -12,14 +12,15 @@ import torch
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import CheckpointError, InputError, RunError
 from napari_muvit.inference.average import TURNS
+from napari_muvit.inference.device import Computing
 from napari_muvit.inference.lazy import predict
 from napari_muvit.inference.predictor import (
     ModelPredictor,
     ModelSource,
     open_predictor,
     parse_model,
-    read_spec,
 )
+from napari_muvit.inference.spec import read_spec
 
 from .models import TABLE, make_model, save
 from .stubs import PixelModel, make_spec
@@ -76,7 +77,8 @@ def test_boxes_far_from_the_origin_lose_no_precision(folder):
     from napari_muvit.models.checkpoint import load_model
 
     model = load_model(folder)
-    predictor = ModelPredictor(model, read_spec(model), "cpu")
+    spec = read_spec(model, lambda _: "")
+    predictor = ModelPredictor(model, spec, Computing(torch.device("cpu")))
     rng = np.random.default_rng(0)
     x = rng.random((1, 2, 1, 32, 32)).astype(np.float32)
     bbox = np.array([[[[48, 48], [80, 80]], [[0, 0], [128, 128]]]], np.float64)

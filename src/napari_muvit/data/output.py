@@ -252,6 +252,14 @@ def read_facts(path: str | Path) -> dict[str, Any] | None:
     return dict(facts)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file beside its place and rename it into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
 def _open_group(path: Path) -> Any:
     import zarr
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.errors import InputError
-from napari_muvit.inference.predictor import FloatImage, ModelSpec, Predictor
+from napari_muvit.inference.predictor import FloatImage, Predictor
+from napari_muvit.inference.spec import ModelSpec
 
 
 @dataclass(frozen=True)

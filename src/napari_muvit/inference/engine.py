@@ -2,8 +2,8 @@
 
 One engine in each process computes blocks of one job. A tile that two blocks share is kept
 between them while memory lasts and computed again otherwise, with the same result: tiles are
-added in raster order and batches have a fixed size, so a block's bytes do not depend on what
-was computed before it.
+added in one order and batches have a fixed size, so a block's bytes do not depend on what was
+computed before it.
 
 Axis letters: B batch, A spatial axes, S extent of a tile, K classes, R extent of a region.
 """
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,7 @@ class Engine:
         self.job = job
         self.predictor = open_predictor(job.model)
         self.reader = TileReader(job)
+        self._shares_context = hasattr(self.predictor, "predict_tiles")
         self._kept: ByteCache[FloatImage] = ByteCache(tile_bytes)
 
     def compute(self, region: Region, wanted: BoolArray | None = None) -> BlockResult:
@@ -160,8 +162,7 @@ class Engine:
             yield tile
 
     def _compute(self, indices: Sequence[Index]) -> Iterator[PredictedTile | TileFailure]:
-        size = self.job.batch_size
-        parts = [indices[i:i + size] for i in range(0, len(indices), size)]
+        parts = self._batches(indices)
         if not parts:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="muvit-read") as pool:
@@ -172,6 +173,18 @@ class Engine:
                     pending = pool.submit(self._read, parts[number + 1])
                 found = {tile.index: tile for tile in self._run(batch)} if batch else {}
                 yield from (failures.get(index) or found[index] for index in part)
+
+    def _batches(self, indices: Sequence[Index]) -> list[Sequence[Index]]:
+        """Tiles of each call of the model; those of one batch share a context if that pays."""
+        size = self.job.batch_size
+        groups: list[list[Index]] = [list(indices)]
+        if self._shares_context:
+            groups = [list(g) for _, g in groupby(indices, key=self._context)]
+        return [group[i:i + size] for group in groups for i in range(0, len(group), size)]
+
+    def _context(self, index: Index) -> tuple[Index, ...]:
+        """The coarser crops of a tile, coarsest first."""
+        return self.job.plan.tile(index).context[::-1]
 
     def _read(self, indices: Sequence[Index]) -> tuple[TileBatch | None, dict[Index, TileFailure]]:
         tiles = [self.job.plan.tile(index) for index in indices]
@@ -218,9 +231,12 @@ class Engine:
         if not wanted.any():
             return []
         indices = self.job.plan.tiles_in(region)
-        if wanted.all():
-            return indices
-        return [index for index in indices if wanted[self._cells_of(index, cells)].any()]
+        if not wanted.all():
+            indices = [i for i in indices if wanted[self._cells_of(i, cells)].any()]
+        if self._shares_context:
+            # a global order all the same, so that sums do not depend on the region
+            indices.sort(key=lambda index: (self._context(index), index))
+        return indices
 
     def _cells_of(self, index: Index, cells: Region) -> Region:
         """Cells that tile `index` has weight on, relative to `cells`."""

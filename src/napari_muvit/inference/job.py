@@ -19,7 +19,9 @@ from napari_muvit.data.physical import match_pixel_size
 from napari_muvit.data.tissue import tissue_places
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import FloatArray, default_scaled_axes
-from napari_muvit.inference.predictor import ModelSource, ModelSpec, Predictor
+from napari_muvit.inference.device import choose_device
+from napari_muvit.inference.predictor import ModelSource, Predictor
+from napari_muvit.inference.spec import ModelSpec
 from napari_muvit.inference.tiles import BoolArray, TilePlan, choose_block, tile_step
 
 if TYPE_CHECKING:
@@ -73,6 +75,12 @@ class Job:
         digest.update(repr(facts).encode())
         digest.update(np.packbits(self.cells).tobytes())
         return digest.hexdigest()[:24]
+
+    @cached_property
+    def plan_mark(self) -> str:
+        """Tells apart jobs whose coarse crops have equal numbers but lie elsewhere."""
+        facts = (self.plan.levels, self.plan.scales, self.plan.lowers, self.normalization.to_dict())
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
     @property
     def output_scale(self) -> tuple[float, ...]:
@@ -217,7 +225,5 @@ def default_batch(model: ModelSource | Predictor) -> int:
     """Tiles in one call: batches only pay where a device has cores to spare."""
     device = getattr(model, "device", "cpu")
     if device == "auto":
-        from napari_muvit.inference.predictor import choose_device
-
         device = choose_device("auto")
     return 1 if str(device) == "cpu" else 8

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import dask.array as da
     from numpy.typing import ArrayLike
 
-    from napari_muvit.inference.predictor import Precision
+    from napari_muvit.inference.device import Precision
+    from napari_muvit.inference.predictor import KernelOption
 
 Output = Literal["labels", "probabilities", "confidence"]
 
@@ -35,7 +36,7 @@ def predict(
     confidence: bool = False, channels: Any = None, t: int | None = None, z: int | None = None,
     image: str | int | None = None, tissue: str = "auto", roi: ArrayLike | None = None,
     batch_size: int | None = None, device: str = "auto", precision: Precision = "fp32",
-    threads: int | None = None, average: int = 1,
+    threads: int | None = None, average: int = 1, kernels: KernelOption = "auto",
 ) -> da.Array:
     """A dask array of the labels of an image, computed where and when it is asked for.
 
@@ -56,7 +57,7 @@ def predict(
         ``auto`` leaves empty places out, ``none`` predicts everything, or the path of a mask.
     roi
         (2, A) world px: predict only around this box.
-    batch_size, device, precision, threads, average
+    batch_size, device, precision, threads, average, kernels
         See `PredictConfig`.
 
     Returns
@@ -70,7 +71,8 @@ def predict(
         "probabilities" if probabilities else "confidence" if confidence else "labels"
     )
     parsed = parse_model(
-        model, device=device, precision=precision, threads=threads, average=average
+        model, device=device, precision=precision, threads=threads, average=average,
+        kernels=kernels,
     )
     planes = open_planes(source, parsed.spec.ndim, channels=channels, t=t, z=z, image=image)
     arrays = [

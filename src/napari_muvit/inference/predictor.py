@@ -9,10 +9,9 @@ Axis letters: B batch, L levels, C channels, S spatial extent, A spatial axes, K
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,53 +19,33 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_muvit.data.labels import ClassTable, make_classes
-from napari_muvit.errors import CheckpointError, InputError, RunError
+from napari_muvit.errors import CheckpointError, InputError
+from napari_muvit.inference.device import (
+    PLAIN,
+    Computing,
+    Kernels,
+    Precision,
+    choose_device,
+    measure_kernels,
+)
+from napari_muvit.inference.spec import (
+    ModelSpec,
+    fingerprint_folder,
+    fingerprint_weights,
+    read_spec,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 FloatImage = NDArray[np.float32]
-Precision = Literal["fp32", "bf16"]
+KernelOption = Literal["auto", "torch"] | Kernels
 
-_LOADED: dict[ModelSource, Predictor] = {}
+_MODULES: dict[tuple[str, str], tuple[nn.Module, ModelSpec]] = {}
+_PREDICTORS: dict[ModelSource, Predictor] = {}
 _LOAD_LOCK = threading.Lock()
 _MODEL_LOCK = threading.Lock()
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What planning must know of a model, without the model.
-
-    Attributes
-    ----------
-    levels, crop_size, ndim, in_channels
-        What it reads: factors, pixels per axis, spatial axes, channels.
-    class_table
-        Classes in channel order.
-    scaled_axes
-        Axes that a level downsamples; None for y and x.
-    pixel_size
-        um of a full-resolution pixel along each axis in training; None if unknown.
-    normalization
-        The rule's data; None leaves values as they are.
-    channel_names
-        Names of the channels in training.
-    fingerprint
-        Equal for equal weights.
-    """
-
-    levels: tuple[float, ...]
-    crop_size: tuple[int, ...]
-    ndim: int
-    in_channels: int
-    class_table: ClassTable
-    scaled_axes: tuple[int, ...] | None = None
-    pixel_size: tuple[float, ...] | None = None
-    normalization: dict[str, Any] | None = field(default=None, hash=False)
-    channel_names: tuple[str, ...] | None = None
-    fingerprint: str = ""
 
 
 class Predictor(Protocol):
@@ -105,28 +84,28 @@ class ModelPredictor:
         Called with (x, bbox); returns logits (B, K, *S).
     spec
         What it reads and means.
-    device, precision
+    computing
         Where and how it runs.
     """
 
-    def __init__(
-        self, model: nn.Module, spec: ModelSpec, device: str = "auto",
-        precision: Precision = "fp32",
-    ) -> None:
+    def __init__(self, model: nn.Module, spec: ModelSpec, computing: Computing) -> None:
         self.spec = spec
-        self.device = choose_device(device)
-        self.precision = precision
-        self.model = model.to(self.device).eval()
+        self.computing = computing
+        self.model = model.to(computing.device).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.computing.device
 
     def __call__(
         self, x: FloatImage, bbox: NDArray[np.float64], valid: NDArray[np.bool_]
     ) -> FloatImage:
         import torch
 
-        with torch.inference_mode(), autocast(self.device, self.precision):
+        with torch.inference_mode(), self.computing():
             logits = self.model(*self.to_tensors(x, bbox))
-            probabilities: FloatImage = logits.float().softmax(dim=1).cpu().numpy()
-        return probabilities
+            return to_probabilities(logits)
 
     def to_tensors(
         self, x: FloatImage, bbox: NDArray[np.float64]
@@ -143,6 +122,12 @@ class ModelPredictor:
         return torch.from_numpy(x).to(self.device), boxes.to(self.device)
 
 
+def to_probabilities(logits: torch.Tensor) -> FloatImage:
+    """Softmax over the classes of logits (B, K, *S), as a float32 array."""
+    probabilities: FloatImage = logits.float().softmax(dim=1).cpu().numpy()
+    return probabilities
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """Which model, and how it runs: picklable, hashable, the same in every process.
@@ -155,6 +140,8 @@ class ModelSource:
         See `PredictConfig`.
     average
         Average over this many flips and quarter turns: 1, 2, 4 or 8.
+    kernels
+        Names of the kernels that compute its products on a CPU.
     """
 
     folder: str
@@ -162,6 +149,7 @@ class ModelSource:
     precision: Precision = "fp32"
     threads: int | None = None
     average: int = 1
+    kernels: Kernels = PLAIN
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -171,9 +159,15 @@ class ModelSource:
 
 def parse_model(
     model: Any, *, device: str = "auto", precision: Precision = "fp32",
-    threads: int | None = None, average: int = 1,
+    threads: int | None = None, average: int = 1, kernels: KernelOption = "auto",
 ) -> ModelSource | Predictor:
     """The model that a user names: a folder, a loaded model, or a predictor.
+
+    Parameters
+    ----------
+    kernels
+        ``auto`` measures which kernels are fastest, once in a process; ``torch`` takes torch's
+        own; three names are an earlier choice.
 
     Raises
     ------
@@ -183,31 +177,39 @@ def parse_model(
         If the folder holds no segmentation model.
     """
     if isinstance(model, (str, Path)):
-        folder = str(Path(model).resolve())
-        source = ModelSource(folder, device, precision, threads, average)
-        open_predictor(source)
-        return source
+        source = ModelSource(str(Path(model).resolve()), device, precision, threads, average)
+        return replace(source, kernels=_kernels(_module(source)[0], source, kernels))
     if isinstance(model, ModelSource):
         return model
     if isinstance(getattr(model, "spec", None), ModelSpec) and callable(model):
         return _averaged(model, average)
     if hasattr(model, "state_dict"):
-        predictor = ModelPredictor(model, read_spec(model), device, precision)
-        return _averaged(predictor, average)
+        spec = read_spec(model, fingerprint_weights)
+        source = ModelSource("", device, precision, threads, average)
+        source = replace(source, kernels=_kernels(model, source, kernels))
+        return _averaged(_predictor(model, spec, source), average)
     raise InputError(
         f"model is {type(model).__name__}; pass a run folder, a model folder, or a segmenter "
         "from load_model."
     )
 
 
+def _kernels(model: nn.Module, source: ModelSource, kernels: KernelOption) -> Kernels:
+    if isinstance(kernels, tuple):
+        return kernels
+    found = measure_kernels(model.encoder, source.device, source.precision)
+    return ("torch", "torch", found[2]) if kernels == "torch" else found
+
+
 def open_predictor(source: ModelSource | Predictor) -> Predictor:
     """The predictor of a source, loaded once in each process."""
     if not isinstance(source, ModelSource):
         return source
+    model, spec = _module(source)
     with _LOAD_LOCK:
-        if source not in _LOADED:
-            _LOADED[source] = _load(source)
-        return _LOADED[source]
+        if source not in _PREDICTORS:
+            _PREDICTORS[source] = _averaged(_predictor(model, spec, source), source.average)
+        return _PREDICTORS[source]
 
 
 def model_lock() -> threading.Lock:
@@ -215,7 +217,8 @@ def model_lock() -> threading.Lock:
     return _MODEL_LOCK
 
 
-def _load(source: ModelSource) -> Predictor:
+def _module(source: ModelSource) -> tuple[nn.Module, ModelSpec]:
+    """The model of a source and its spec, loaded once in each process."""
     import torch
 
     from napari_muvit.models.checkpoint import load_model
@@ -223,9 +226,21 @@ def _load(source: ModelSource) -> Predictor:
     if source.threads is not None:
         torch.set_num_threads(source.threads)
     folder = find_model_folder(source.folder)
-    model = load_model(folder, device="cpu")
-    spec = read_spec(model, fingerprint_folder(folder))
-    return _averaged(ModelPredictor(model, spec, source.device, source.precision), source.average)
+    with _LOAD_LOCK:
+        mark = fingerprint_folder(folder)
+        key = (mark, source.device)
+        if key not in _MODULES:
+            model = load_model(folder, device="cpu")
+            _MODULES[key] = model, read_spec(model, lambda _: mark)
+        return _MODULES[key]
+
+
+def _predictor(model: nn.Module, spec: ModelSpec, source: ModelSource) -> ModelPredictor:
+    from napari_muvit.inference.context import ContextPredictor, shares_context
+
+    computing = Computing(choose_device(source.device), source.precision, source.kernels)
+    kind = ContextPredictor if shares_context(model) else ModelPredictor
+    return kind(model, spec, computing)
 
 
 def find_model_folder(folder: str | Path) -> Path:
@@ -244,113 +259,6 @@ def find_model_folder(folder: str | Path) -> Path:
         )
     inner = path / "model"
     return inner if inner.is_dir() and not any(path.glob("model.*")) else path
-
-
-def fingerprint_folder(folder: Path) -> str:
-    """A digest of the weights in a model folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.pt")):
-        with path.open("rb") as file:
-            while part := file.read(1 << 22):
-                digest.update(part)
-    return digest.hexdigest()[:24]
-
-
-def fingerprint_weights(model: nn.Module) -> str:
-    """A digest of a loaded model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-    return digest.hexdigest()[:24]
-
-
-def read_spec(model: nn.Module, fingerprint: str | None = None) -> ModelSpec:
-    """The spec of a loaded segmenter, from its `.meta` and its encoder.
-
-    Raises
-    ------
-    CheckpointError
-        If it is no segmenter, or does not remember its crop size.
-    """
-    meta = getattr(model, "meta", None)
-    encoder = getattr(model, "encoder", None)
-    num_classes = getattr(model, "num_classes", None)
-    if encoder is None or num_classes is None:
-        raise CheckpointError(
-            f"the model is {type(model).__name__}, which does not segment. Fine-tune it first "
-            "(napari-muvit's train finetune), and pass the fine-tuned run."
-        )
-    crop_size = getattr(meta, "crop_size", None) or getattr(encoder, "crop_size", None)
-    if crop_size is None:
-        raise CheckpointError(
-            "the model does not say for which crop size it was trained, so tiles cannot be cut "
-            "for it. Set model.encoder.crop_size, for example to 256."
-        )
-    ndim = int(encoder.ndim)
-    pixel_size = getattr(meta, "pixel_size", None)
-    names = getattr(meta, "channel_names", None)
-    return ModelSpec(
-        levels=tuple(encoder.levels), crop_size=_per_axis(crop_size, ndim), ndim=ndim,
-        in_channels=int(encoder.in_channels), class_table=_class_table(meta, num_classes),
-        scaled_axes=_scaled_axes(getattr(meta, "scaled_axes", None), ndim),
-        pixel_size=tuple(pixel_size) if pixel_size else None,
-        normalization=getattr(meta, "normalization", None) or None,
-        channel_names=tuple(names) if names else None,
-        fingerprint=fingerprint_weights(model) if fingerprint is None else fingerprint,
-    )
-
-
-def _per_axis(size: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    sizes = (size,) if isinstance(size, int) else tuple(int(n) for n in size)
-    return sizes * (ndim // len(sizes))
-
-
-def _scaled_axes(axes: Sequence[str | int] | None, ndim: int) -> tuple[int, ...] | None:
-    """Axis numbers of axes given by number or by name."""
-    if not axes:
-        return None
-    names = "tzyx"[-ndim:]
-    return tuple(names.index(axis) if isinstance(axis, str) else int(axis) for axis in axes)
-
-
-def _class_table(meta: Any, num_classes: int) -> ClassTable:
-    classes = getattr(meta, "classes", None)
-    if classes:
-        return ClassTable.from_dict(classes)
-    return ClassTable(make_classes(range(num_classes), background=0), background=0)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `name` means here; ``auto`` takes the fastest kind there is.
-
-    Raises
-    ------
-    RunError
-        If the device cannot be used here.
-    """
-    import torch
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    kind = name.split(":")[0]
-    index = int(name.split(":")[1]) if ":" in name else 0
-    if (kind == "cuda" and (not cuda or index >= torch.cuda.device_count())) or (
-        kind == "mps" and not mps
-    ):
-        raise RunError(
-            f"device {name!r} cannot be used here; torch {torch.__version__} finds no such "
-            "device. Take device auto, or run napari-muvit doctor to see why."
-        )
-    return torch.device(name)
-
-
-def autocast(device: torch.device, precision: Precision) -> Any:
-    """The context in which a model runs in `precision`."""
-    import torch
-
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _averaged(predictor: Predictor, average: int) -> Predictor:

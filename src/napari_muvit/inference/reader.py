@@ -39,12 +39,15 @@ class TileBatch:
         (B, L, 2, A) float64, in full-resolution pixels of the training images.
     valid
         (B, L, *S), False on padding.
+    image
+        Fingerprint of the image that they were read from.
     """
 
     tiles: tuple[Tile, ...]
     x: FloatImage
     bbox: NDArray[np.float64]
     valid: NDArray[np.bool_]
+    image: str = ""
 
     def padded(self, size: int) -> TileBatch:
         """The batch with its last tile repeated up to `size` tiles.
@@ -56,7 +59,9 @@ class TileBatch:
             return self
         order = [*range(len(self.tiles)), *[len(self.tiles) - 1] * missing]
         tiles = tuple(self.tiles[i] for i in order)
-        return TileBatch(tiles, self.x[order], self.bbox[order], self.valid[order])
+        return TileBatch(
+            tiles, self.x[order], self.bbox[order], self.valid[order], self.image
+        )
 
 
 class TileReader:
@@ -64,6 +69,7 @@ class TileReader:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._image = job.pyramid.fingerprint + job.plan_mark
         self._coarse: ByteCache[Level] = ByteCache(COARSE_BYTES)
 
     def read(self, tiles: Sequence[Tile]) -> TileBatch:
@@ -71,7 +77,9 @@ class TileReader:
         crops = [self._read_tile(tile) for tile in tiles]
         images, boxes, masks = zip(*crops, strict=True)
         boxes_model = np.stack(boxes) * np.asarray(self.job.to_model)
-        return TileBatch(tuple(tiles), np.stack(images), boxes_model, np.stack(masks))
+        return TileBatch(
+            tuple(tiles), np.stack(images), boxes_model, np.stack(masks), self._image
+        )
 
     def _read_tile(self, tile: Tile) -> Level:
         levels = [self._read_level(0, tile.corners[0])]

@@ -80,6 +80,21 @@ class Scores:
     confusion: dict[tuple[int, int], int] = field(repr=False)
     per_image: tuple[ImageScores, ...] = ()
 
+    def __str__(self) -> str:
+        width = max([len(name) for name in self.classes.values()] + [5])
+        lines = [f"{'class':<{width}}  value    Dice     IoU"]
+        for value, name in self.classes.items():
+            if value in self.dice:
+                dice, iou = self.dice[value], self.iou[value]
+                lines.append(f"{name:<{width}}  {value:>5}  {dice:.4f}  {iou:.4f}")
+            else:
+                lines.append(f"{name:<{width}}  {value:>5}  in neither image, not counted")
+        lines.append(f"mDSC {self.mdsc:.4f} over {len(self.dice)} classes and "
+                     f"{self.num_pixels} pixels")
+        if len(self.per_image) > 1:
+            lines += [f"  {one.name}: mDSC {one.mdsc:.4f}" for one in self.per_image]
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
@@ -288,8 +303,9 @@ def _blocks(truth: Pyramid, prediction: Pyramid) -> Iterator[tuple[slice, ...]]:
 
 def _read(pyramid: Pyramid, region: Sequence[slice]) -> NDArray[Any]:
     start = [part.start for part in region]
-    pixels: NDArray[Any] = pyramid.read(0, start, [part.stop - part.start for part in region])
-    return pixels[0]
+    size = [part.stop - part.start for part in region]
+    plane: NDArray[Any] = pyramid.read(0, start, size)[0]
+    return plane
 
 
 def _count(

@@ -35,7 +35,8 @@ from napari_muvit.inference.tiles import BoolArray
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from napari_muvit.inference.predictor import Precision
+    from napari_muvit.inference.device import Precision
+    from napari_muvit.inference.predictor import KernelOption
 
 HOPELESS = 4
 """So many tiles in which a model returned no numbers, and none in which it did, end a run."""
@@ -47,7 +48,7 @@ def predict_to_zarr(
     t: int | None = None, z: int | None = None, image: str | int | None = None,
     tissue: str = "auto", roi: ArrayLike | None = None, batch_size: int | None = None,
     device: str = "auto", precision: Precision = "fp32", threads: int | None = None,
-    average: int = 1, fmt: str = "0.5", shard: bool = False,
+    average: int = 1, kernels: KernelOption = "auto", fmt: str = "0.5", shard: bool = False,
     part: tuple[int, int] | str | None = None, cluster: str | None = None,
 ) -> Iterator[PredictionEvent]:
     """Predict an image to an OME-Zarr label pyramid; iterate over the result to do the work.
@@ -57,7 +58,7 @@ def predict_to_zarr(
     Parameters
     ----------
     source, model, overlap, channels, t, z, tissue, roi, batch_size, device, precision, threads, \
-average
+average, kernels
         See `predict`.
     output
         Folder of the label store; ``OUT_probabilities`` and ``OUT_confidence`` lie beside it.
@@ -75,8 +76,10 @@ average
     InputError, SourceError, CheckpointError
         If the arguments do not fit together.
     """
+    before = (read_facts(output) or {}).get("kernels")
     parsed = parse_model(
-        model, device=device, precision=precision, threads=threads, average=average
+        model, device=device, precision=precision, threads=threads, average=average,
+        kernels=tuple(before) if before else kernels,
     )
     planes = open_planes(source, parsed.spec.ndim, channels=channels, t=t, z=z, image=image)
     jobs = tuple(
@@ -181,6 +184,8 @@ def describe_jobs(jobs: tuple[Job, ...]) -> dict[str, Any]:
         "image_name": first.pyramid.name, "levels": list(first.plan.levels),
         "tile": list(first.plan.size), "step": list(first.plan.step),
         "precision": getattr(model, "precision", "fp32"),
+        "kernels": list(getattr(model, "kernels", ())),
+        "grid": {"scale": list(first.output_scale), "offset": list(first.output_offset)},
     }
 
 
