@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -152,6 +153,38 @@ def test_at_least_the_share_holds_foreground():
     held = [bool((with_share.sample(i)["target"] == 1).any()) for i in range(40)]
     assert sum(held) >= 20
     assert sum(bool((plain.sample(i)["target"] == 1).any()) for i in range(40)) < 10
+
+
+def test_foreground_is_drawn_from_the_images_that_have_it():
+    labels = np.zeros((2, *SHAPE), np.uint8)
+    labels[1, 20:24, 30:34] = 1
+    pyramids = [pyramid_from_arrays([coded()], axes="cyx") for _ in labels]
+    given = [open_pyramid(part) for part in labels]
+    config = finetune(foreground_fraction=0.5)
+    training = SampleSource(pyramids, given, config=config)
+    held = [bool((training.sample(i)["target"] == 1).any()) for i in range(20)]
+    assert sum(held) >= 10
+    table = training.class_table
+    judging = SampleSource(pyramids, given, config=config, split="val", class_table=table)
+    assert sum(bool((judging.sample(i)["target"] == 1).any()) for i in range(20)) < 5
+
+
+def test_gigapixel_stores_with_a_few_strokes(tmp_path):
+    side, levels = 200_000, (1, 8, 64, 512)
+    table = ClassTable(make_classes([1]), unlabelled=0)
+    stores = []
+    for name, classes in (("image", None), ("labels", table)):
+        arrays = create_pyramid(tmp_path / name, shape=(side, side), axes="yx", levels=levels,
+                                dtype=np.uint8, classes=classes)
+        arrays[0][150_000:150_020, 3_000:3_100] = 1
+        stores.append(open_pyramid(str(tmp_path / name)))
+    tracemalloc.start()
+    samples = SampleSource(stores[:1], stores[1:], config=finetune(levels=(1, 8, 64, 512)))
+    sample = samples.sample(0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (sample["target"] == 0).any()
+    assert peak < 150 * 2**20
 
 
 def test_fractions_are_those_of_the_whole_coarse_view():

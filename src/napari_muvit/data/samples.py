@@ -79,7 +79,8 @@ class SampleSource:
         ``train`` or ``val`` take their part of every image (``val_fraction``); ``all`` takes
         all of it.
     augment
-        Whether samples are augmented; by default all but those of ``val``.
+        Whether samples are augmented, and hold foreground as often as the config asks for; by
+        default all but those of ``val``.
     seed, stream
         Where randomness comes from; by default the config's seed and the split.
     fractions
@@ -121,6 +122,12 @@ class SampleSource:
         )
         areas = [image.places.area for image in self.images]
         self._chances = np.cumsum(image_weights(areas, config.image_weighting))
+        held = [0.0 if image.foreground is None else area
+                for image, area in zip(self.images, areas, strict=True)]
+        self.foreground_fraction = 0.0
+        if self.augment and any(held):
+            self.foreground_fraction = getattr(config, "foreground_fraction", 0.0)
+            self._foreground = np.cumsum(image_weights(held, config.image_weighting))
         self.fractions = self._wants_fractions(config) if fractions is None else fractions
 
     @property
@@ -153,19 +160,21 @@ class SampleSource:
             where wanted ``fractions`` (L, K, *grid) float32 and ``fraction_valid`` (L, *grid).
         """
         rng = sample_rng(self.seed, self.stream, index)
-        chance = rng.random()
-        number = min(int(np.searchsorted(self._chances, chance, "right")), len(self.images) - 1)
+        needs_foreground = is_due(index, self.foreground_fraction)
+        chances = self._foreground if needs_foreground else self._chances
+        number = min(int(np.searchsorted(chances, rng.random(), "right")), len(chances) - 1)
         image = self.images[number]
-        crop = self._draw(image, rng, index)
+        crop = self._draw(image, rng, needs_foreground)
         sample = self._build(image, crop, rng)
         sample["image_index"] = image.index
         return sample
 
-    def _draw(self, image: TrainingImage, rng: np.random.Generator, index: int) -> _Crop:
+    def _draw(
+        self, image: TrainingImage, rng: np.random.Generator, needs_foreground: bool
+    ) -> _Crop:
         """A place that holds what it must; after `MAX_TRIES` draws the last one is taken."""
-        share = getattr(self.config, "foreground_fraction", 0.0)
-        needs_foreground = image.foreground is not None and is_due(index, share)
-        places = image.foreground if needs_foreground and image.foreground else image.places
+        foreground = image.foreground if needs_foreground else None
+        places = foreground or image.places
         for _ in range(MAX_TRIES):
             point = places.draw(rng) if image.is_limited or needs_foreground else None
             placing: Placing = "within" if image.labels is not None else "centre"
