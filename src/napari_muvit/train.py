@@ -54,7 +54,8 @@ def train(args: Sequence[str]) -> int:
         return follow(name, resume(given["run"]))
     from napari_muvit import api
 
-    config = merge(CONFIGS[name], given, given.pop("config", None))
+    config_file = given.pop("config")
+    config = merge(CONFIGS[name], given, config_file)
     return follow(name, getattr(api, name)(config))
 
 

@@ -69,7 +69,7 @@ def overview(pyramid: Any) -> NDArray[np.uint8]:
         image_CYX = image_CYX[:, image_CYX.shape[1] // 2]
     channels = image_CYX[:3] if len(image_CYX) >= 3 else image_CYX[:1].repeat(3, axis=0)
     if channels.dtype == np.uint8 and pyramid.is_rgb:
-        return np.stack(list(channels), axis=-1)
+        return np.asarray(np.moveaxis(channels, 0, -1), dtype=np.uint8)
     return np.stack([_stretch(channel) for channel in channels], axis=-1)
 
 

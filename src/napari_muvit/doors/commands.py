@@ -66,9 +66,8 @@ def predict(args: Sequence[str]) -> int:
     parser.add_argument("--config", metavar="YAML", help="Options from a YAML file; flags win.")
     add_flags(parser, PredictConfig, skip=["images"])
     given = vars(parser.parse_strictly(args))
-    images = given.pop("images")
-    config = merge(PredictConfig, given | ({"images": images} if images else {}),
-                   given.pop("config"))
+    images, config_file = given.pop("images"), given.pop("config")
+    config = merge(PredictConfig, given | ({"images": images} if images else {}), config_file)
     from napari_muvit import api
 
     return show_events("predict", api.predict_images(config))
