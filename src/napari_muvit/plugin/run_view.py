@@ -35,6 +35,7 @@ class RunView(QWidget):  # type: ignore[misc]
         self._backend = backend
         self.folder: Path | None = None
         self.picture: RunPicture | None = None
+        self._other: RunPicture | None = None
         self._build()
         self._reader = LatestTask(read_run)
         self._reader.finished.connect(self._on_read)
@@ -83,6 +84,12 @@ class RunView(QWidget):  # type: ignore[misc]
             self._timer.start()
             self.refresh()
 
+    def compare_with(self, other: RunPicture | None) -> None:
+        """Draw the losses of `other` too; None draws one run alone."""
+        self._other = other
+        if self.picture is not None:
+            self._draw(self.picture)
+
     def watch_no_more(self) -> None:
         """Keep what is shown; the run has ended."""
         self._timer.stop()
@@ -117,6 +124,8 @@ class RunView(QWidget):  # type: ignore[misc]
     def _draw(self, picture: RunPicture) -> None:
         validation = picture.validation or {}
         curves = {"training": picture.train, **validation}
+        if self._other is not None:
+            curves[f"training, {self._other.folder.name}"] = self._other.train
         for plot, named in ((self.losses, curves), (self.rates, {"learning rate": picture.rate})):
             plot.clear()
             for index, (name, pairs) in enumerate(named.items()):

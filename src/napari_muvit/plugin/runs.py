@@ -237,6 +237,36 @@ def _metrics(rows: list[dict[str, Any]]) -> dict[str, tuple[tuple[int, float], .
     return {name: _pairs(rows, name) for name in names}
 
 
+@dataclass(frozen=True)
+class RunLine:
+    """One run in a list."""
+
+    folder: Path
+    name: str
+    text: str
+
+
+def list_runs(backend: Any, parent: Path) -> list[RunLine]:
+    """Runs below `parent` with their state, newest first (runs in a thread).
+
+    Raises
+    ------
+    RunError
+        If `parent` is no folder.
+    """
+    if not parent.is_dir():
+        raise RunError(f"{str(parent)!r} is no folder. Choose the folder that holds your runs.")
+    lines = []
+    for folder in find_runs(parent):
+        run = backend.RunFolder(folder)
+        status = run.status()
+        name = folder.name if folder == parent else folder.relative_to(parent).as_posix()
+        state = STATES.get(status.state, status.state).split(":")[0].lower()
+        text = f"{name}: {run.kind}, {state}, step {status.step} of {status.steps}"
+        lines.append(RunLine(folder, name, text))
+    return lines
+
+
 def find_runs(parent: Path, depth: int = 3) -> list[Path]:
     """Run folders below `parent`, newest first; folders that cannot be read are left out."""
     found: list[Path] = []

@@ -1,0 +1,169 @@
+"""MuViT: Runs. Every run below a folder, whoever started it: watched, compared, resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QListWidget,
+    QListWidgetItem,
+    QPlainTextEdit,
+    QPushButton,
+)
+from superqt import QCollapsible
+
+from napari_muvit.errors import RunError
+from napari_muvit.plugin import runs
+from napari_muvit.plugin.background import LatestTask
+from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
+from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.run_view import RunView
+
+PREDICT = "MuViT: Predict"
+LIST_HEIGHT = 110
+
+
+class RunsWidget(DockWidget):
+    """Lists run folders, also those on a shared disk or started without napari."""
+
+    def __init__(self, napari_viewer: Any, backend: Any = None) -> None:
+        super().__init__(napari_viewer, backend)
+        self.control: runs.ProcessRun | None = None
+        self._finder = LatestTask(runs.list_runs)
+        self._build()
+        self._finder.finished.connect(self._on_found)
+        self._finder.failed.connect(show_failure)
+        self.destroyed.connect(self._finder.stop)
+        self._show_state()
+
+    def _build(self) -> None:
+        self.parent_folder = FolderPicker(
+            "Folder below which runs are looked for, three folders deep.", "folder of runs"
+        )
+        self.parent_folder.changed.connect(self._on_refresh)
+        self.refresh = QPushButton("Look again")
+        self.refresh.setToolTip("Look for new runs in the folder.")
+        self.refresh.clicked.connect(self._on_refresh)
+        form = QFormLayout()
+        form.addRow("Folder", self.parent_folder)
+        self.body.addLayout(form)
+        self.body.addWidget(self.refresh)
+        self.list = QListWidget()
+        self.list.setToolTip("Runs, the newest first.")
+        self.list.setFixedHeight(LIST_HEIGHT)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.list.currentItemChanged.connect(self._on_chosen)
+        self.body.addWidget(self.list)
+        self.resume = QPushButton("Resume")
+        self.resume.setToolTip("Go on from the last checkpoint, in a process of its own.")
+        self.resume.clicked.connect(self._on_resume)
+        self.use = QPushButton("Use to predict")
+        self.use.setToolTip("Open the Predict widget with this run's model.")
+        self.use.clicked.connect(self._on_use)
+        self.copy = QPushButton("Copy path")
+        self.copy.setToolTip("Copy the path of the run folder.")
+        self.copy.clicked.connect(self._on_copy)
+        self.body.addLayout(row(self.resume, self.use, self.copy))
+        self.other = QComboBox()
+        self.other.setToolTip("A second run whose loss is drawn into the same axes.")
+        self.other.currentIndexChanged.connect(self._on_compare)
+        compare = QFormLayout()
+        compare.addRow("Compare with", self.other)
+        self.body.addLayout(compare)
+        self.view = RunView(lambda: self.backend)
+        self.view.refreshed.connect(self._show_state)
+        self.body.addWidget(self.view)
+        self._build_config()
+        self.note = wrapped_label()
+        self.body.addWidget(self.note)
+        self.body.addStretch(1)
+
+    def _build_config(self) -> None:
+        self.config = QPlainTextEdit()
+        self.config.setReadOnly(True)
+        self.config.setMinimumHeight(160)
+        self.config.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        fold = QCollapsible("Configuration")
+        fold.addWidget(self.config)
+        self.body.addWidget(fold)
+
+    @property
+    def chosen(self) -> Path | None:
+        """The run folder that is chosen."""
+        item = self.list.currentItem()
+        return None if item is None else Path(item.data(Qt.ItemDataRole.UserRole))
+
+    def _on_refresh(self, text: Any = None) -> None:
+        if self.parent_folder.path:
+            self._finder.request(self.backend, Path(self.parent_folder.path).expanduser())
+
+    @notifies
+    def _on_found(self, found: list[runs.RunLine]) -> None:
+        before = self.chosen
+        self.list.blockSignals(True)
+        self.other.blockSignals(True)
+        self.list.clear()
+        self.other.clear()
+        self.other.addItem("none", None)
+        for line in found:
+            item = QListWidgetItem(line.text)
+            item.setData(Qt.ItemDataRole.UserRole, str(line.folder))
+            item.setToolTip(str(line.folder))
+            self.list.addItem(item)
+            self.other.addItem(line.name, str(line.folder))
+            if line.folder == before:
+                self.list.setCurrentItem(item)
+        self.list.blockSignals(False)
+        self.other.blockSignals(False)
+        self.note.setText("" if found else "There are no runs below this folder.")
+        if self.chosen != before or before is None:
+            self.list.setCurrentRow(0)
+        self._show_state()
+
+    @notifies
+    def _on_chosen(self, item: Any, previous: Any) -> None:
+        folder = self.chosen
+        self.view.watch(folder)
+        text = ""
+        if folder is not None and (folder / "config.yaml").is_file():
+            text = (folder / "config.yaml").read_text(encoding="utf-8")
+        self.config.setPlainText(text)
+        self._show_state()
+
+    @notifies
+    def _on_compare(self, index: int) -> None:
+        data = self.other.currentData()
+        other = None if data is None else runs.read_run(self.backend, Path(data))
+        self.view.compare_with(other)
+
+    def _show_state(self, picture: Any = None) -> None:
+        shown = self.view.picture
+        has_run = self.chosen is not None
+        self.resume.setEnabled(shown is not None and shown.can_resume)
+        self.use.setEnabled(has_run and shown is not None and shown.kind != "pretrain")
+        self.copy.setEnabled(has_run)
+        self.refresh.setEnabled(bool(self.parent_folder.path))
+
+    @notifies
+    def _on_resume(self, checked: bool = False) -> None:
+        folder = self.chosen
+        if folder is None:
+            raise RunError("no run is chosen. Choose one in the list.")
+        self.control = runs.resume_process(folder)
+        self.view.watch(folder)
+        self.resume.setEnabled(False)
+
+    @notifies
+    def _on_use(self, checked: bool = False) -> None:
+        _, widget = self.viewer.window.add_plugin_dock_widget("napari-muvit", PREDICT)
+        widget.folder.set_path(str(self.chosen))
+
+    def _on_copy(self, checked: bool = False) -> None:
+        QGuiApplication.clipboard().setText(str(self.chosen))
+        show_hint("The path of the run folder is in the clipboard.")
