@@ -1,0 +1,108 @@
+"""Layers of the viewer that become annotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from napari_muvit.errors import InputError
+from napari_muvit.plugin import annotate
+from napari_muvit.plugin.annotate_session import METADATA_KEY, AnnotationSession
+from napari_muvit.plugin.layers import plane_index
+
+
+class LayerImport:
+    """One layer on its way into the store of a session.
+
+    What touches the layer runs in the constructor and in the methods that say so; the
+    ``paint_*`` methods may run in a thread.
+
+    Parameters
+    ----------
+    layer
+        The layer that is chosen in the viewer, or None.
+    viewer_point
+        Where the sliders stand; chooses the plane of a volume.
+    """
+
+    def __init__(
+        self, backend: Any, session: AnnotationSession, layer: Any, viewer_point: ArrayLike
+    ) -> None:
+        if layer is None or METADATA_KEY in layer.metadata:
+            raise InputError(
+                "no layer to import is chosen. Choose a labels or shapes layer in the layer list."
+            )
+        self._backend, self._session, self._layer = backend, session, layer
+        self._point = viewer_point
+        self._array: Any = None
+        self._level = 1
+        self._corner: Any = None
+
+    def check_labels(self) -> None:
+        """Take the pixels and the place of the layer (in the GUI thread).
+
+        Raises
+        ------
+        InputError
+            If it is no labels layer, or does not fit the image.
+        """
+        from napari.layers import Labels
+
+        layer = self._layer
+        if not isinstance(layer, Labels):
+            raise InputError(f"{layer.name!r} is no labels layer. Choose one in the layer list.")
+        transform = self._session.image.transform
+        self._level, self._corner = annotate.label_place(layer, transform)
+        index = list(plane_index(layer, self._point).values())
+        self._array = annotate.layer_plane(layer, index)
+
+    def table_for_labels(self) -> Any:
+        """The class table with a class for each value of the layer (in the GUI thread).
+
+        Raises
+        ------
+        InputError
+            If the values are no classes.
+        """
+        self.check_labels()
+        values = annotate.distinct_values(self._array)
+        if values is None or max(values, default=0) > 255:
+            raise InputError(
+                f"{self._layer.name!r} has more values than a store has classes. Import it as "
+                "objects of one class."
+            )
+        return annotate.extend_table(
+            self._session.store.classes, values, self._backend.LabelClass
+        )
+
+    def paint_labels(self) -> None:
+        """Paint values as classes; 0 is left alone, as in napari it means nothing."""
+        self._backend.paint_labels(
+            self._session.store, self._array, unlabelled=0, level=self._level,
+            corner=self._corner,
+        )
+
+    def paint_objects(self, value: int) -> None:
+        """Paint everything above 0 as one class."""
+        self._backend.paint_instances(
+            self._session.store, self._array, value, level=self._level, corner=self._corner
+        )
+
+    def polygons(self, value: int) -> list[Any]:
+        """Areas of a shapes layer in world px (in the GUI thread).
+
+        Raises
+        ------
+        InputError
+            If it is no shapes layer, or empty.
+        """
+        from napari.layers import Shapes
+
+        layer = self._layer
+        if not isinstance(layer, Shapes) or not len(layer.data):
+            raise InputError(
+                f"{layer.name!r} is no shapes layer with shapes. Choose one in the layer list."
+            )
+        transform = self._session.image.transform
+        return annotate.shape_polygons(layer, transform, value, self._backend.Polygon)

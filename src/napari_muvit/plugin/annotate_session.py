@@ -1,0 +1,211 @@
+"""Open annotation windows of one image: layers painted in, and the store they are saved to.
+
+A session lives as long as one of its layers is in the viewer, whatever happens to the dock
+widget: every stroke is written when the mouse is released, and the store gives its lock back
+with the last window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from napari_muvit.plugin.annotate import centre_of, fitting_level, label_colors, window_size
+from napari_muvit.plugin.label_layers import class_features
+from napari_muvit.plugin.layers import ResolvedImage, visible_box
+from napari_muvit.plugin.notices import notifies
+
+METADATA_KEY = "muvit_annotations"
+
+
+class OpenWindow:
+    """One annotation window and the layer that shows it."""
+
+    def __init__(self, session: AnnotationSession, window: Any, layer: Any) -> None:
+        self.session, self.window, self.layer = session, window, layer
+        self.is_painting = False
+        # In a tuple, or else napari would hand it back behind its proxy for plugins.
+        layer.metadata = {**layer.metadata, METADATA_KEY: (self,)}
+        layer.events.paint.connect(self._on_paint)
+        layer.mouse_drag_callbacks.append(self._on_drag)
+        # napari's own undo restores what this window saw; ours also what lay below it.
+        layer.bind_key("Control-Z", self._on_undo_key, overwrite=True)
+        layer.bind_key("Control-Shift-Z", self._on_redo_key, overwrite=True)
+
+    @property
+    def place(self) -> Any:
+        return self.window.place
+
+    @notifies
+    def _on_paint(self, event: Any = None) -> None:
+        self.save()
+
+    def _on_drag(self, layer: Any, event: Any) -> Iterator[None]:
+        self.is_painting = True
+        yield
+        while event.type == "mouse_move":
+            yield
+        self.is_painting = False
+        self._on_paint()
+
+    def _on_undo_key(self, layer: Any) -> None:
+        self.undo()
+
+    def _on_redo_key(self, layer: Any) -> None:
+        self.redo()
+
+    def save(self) -> int:
+        """Hand what was painted to the store; returns how many pixels."""
+        count: int = self.window.commit(is_stroke_done=not self.is_painting)
+        self.session.num_changed += count
+        return count
+
+    @notifies
+    def undo(self) -> bool:
+        """Take the last stroke of this window back."""
+        return self._step(self.window.undo)
+
+    @notifies
+    def redo(self) -> bool:
+        """Bring the last undone stroke back."""
+        return self._step(self.window.redo)
+
+    def _step(self, step: Any) -> bool:
+        has_changed: bool = step()
+        if has_changed:
+            self.layer.refresh()
+            self.session.num_changed += 1
+        return has_changed
+
+    def refresh(self) -> None:
+        """Show what the store holds."""
+        self.window.refresh()
+        self.layer.refresh()
+
+
+class AnnotationSession:
+    """The annotation store of one image and its open windows.
+
+    Attributes
+    ----------
+    num_changed
+        Grows with every change, so that displays know when to look again.
+    """
+
+    def __init__(self, store: Any, image: ResolvedImage) -> None:
+        self.store, self.image = store, image
+        self.windows: dict[str, OpenWindow] = {}
+        self.num_changed = 0
+
+    def open_at_view(self, viewer: Any, layer: Any, level: int | None = None) -> OpenWindow | None:
+        """A window over what the canvas shows of the image `layer`; None if it shows nothing."""
+        box = visible_box(layer, self.image.transform)
+        if box is None:
+            return None
+        if level is None:
+            level = fitting_level(
+                1 / float(viewer.scene.camera.zoom),
+                float(self.image.transform.viewer_per_px.mean()), float((box[1] - box[0]).max()),
+            )
+        window = self.store.window(corner=box[0], level=level, size=window_size(box, level))
+        return self.show(viewer, window)
+
+    def reopen(self, viewer: Any, place: Any) -> OpenWindow:
+        """The open window at a remembered place, opened if it is not."""
+        known = self.windows.get(place.name)
+        if known is not None and known.layer in viewer.layers:
+            return known
+        return self.show(viewer, self.store.reopen(place))
+
+    def show(self, viewer: Any, window: Any) -> OpenWindow:
+        """Add the layer of a window."""
+        from napari.utils import DirectLabelColormap
+
+        table = self.store.classes
+        place = self.image.transform.layer_kwargs()
+        layer = viewer.add_labels(
+            window.labels, name=f"{self.image.name}: {window.place.name}", multiscale=False,
+            opacity=0.6, **{**place, "scale": window.factor, "translate": window.offset},
+            colormap=DirectLabelColormap(color_dict=label_colors(table)),
+            features=class_features(table),
+        )
+        if layer.data is not window.labels:
+            window.labels = layer.data
+        opened = OpenWindow(self, window, layer)
+        self.windows[window.place.name] = opened
+        return opened
+
+    def save(self) -> None:
+        """Hand what was painted in any window to the store."""
+        for opened in self.windows.values():
+            opened.save()
+
+    def drop_removed(self, layers: Iterable[Any]) -> None:
+        """Save and forget the windows whose layers are no longer among `layers`."""
+        present = {layer.unique_id for layer in layers}
+        for name, opened in list(self.windows.items()):
+            if opened.layer.unique_id not in present:
+                opened.is_painting = False
+                opened.save()
+                del self.windows[name]
+
+    def forget(self, viewer: Any, place: Any) -> None:
+        """Close a window and take it off the list; what was painted stays."""
+        opened = self.windows.pop(place.name, None)
+        if opened is not None:
+            opened.save()
+            if opened.layer in viewer.layers:
+                viewer.layers.remove(opened.layer)
+        kept = [other for other in self.store.window_places if other.name != place.name]
+        self.store.set_window_places(kept)
+
+    def set_classes(self, table: Any) -> None:
+        """Store another class table and show it in all windows."""
+        from napari.utils import DirectLabelColormap
+
+        self.store.set_classes(table)
+        for opened in self.windows.values():
+            opened.layer.colormap = DirectLabelColormap(color_dict=label_colors(table))
+            opened.layer.features = class_features(table)
+
+    def refresh(self) -> None:
+        """Show what the store holds in all windows, as after an import."""
+        for opened in self.windows.values():
+            opened.refresh()
+        self.num_changed += 1
+
+    def active(self, viewer: Any) -> OpenWindow | None:
+        """The window whose layer is chosen in the viewer, else the newest."""
+        chosen = viewer.layers.selection.active
+        for opened in self.windows.values():
+            if chosen is not None and opened.layer.unique_id == chosen.unique_id:
+                return opened
+        return next(reversed(list(self.windows.values())), None)
+
+    def jump(self, viewer: Any, place: Any, canvas_size: tuple[int, int]) -> None:
+        """Move the camera so that a window fills the canvas of `canvas_size` (h, w) px."""
+        transform = self.image.transform
+        camera = viewer.scene.camera
+        middle = transform.to_viewer(centre_of(place))
+        camera.center = (*[0.0] * (len(camera.center) - len(middle)), *middle.tolist())
+        sides = np.asarray(place.size[-2:]) * place.level * transform.viewer_per_px
+        camera.zoom = float(np.min(np.asarray(canvas_size) / sides))
+
+    def close(self) -> None:
+        """Save everything and give the store's lock back, unless windows are open."""
+        if not self.windows:
+            self.store.close()
+
+
+def find_session(layers: Iterable[Any], path: Any) -> AnnotationSession | None:
+    """The session of the store at `path` that has a window among `layers`."""
+    for layer in layers:
+        for opened in layer.metadata.get(METADATA_KEY, ()):
+            session: AnnotationSession = opened.session
+            # A duplicated layer carries the metadata along but is no window.
+            is_window = opened.layer.unique_id == layer.unique_id
+            if is_window and session.store.path == path:
+                return session
+    return None

@@ -1,0 +1,359 @@
+"""The Annotate widget in a real viewer, on the real annotation store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QColorDialog
+
+from napari_muvit import api
+from napari_muvit.data.annotations import AnnotationStore
+from napari_muvit.plugin import engine
+
+SHAPE = (900, 1200)
+
+
+@pytest.fixture(autouse=True)
+def _real_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "default_backend", lambda: api)
+
+
+@pytest.fixture
+def image_path(tmp_path: Path) -> Path:
+    path = tmp_path / "slide.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, SHAPE, dtype=np.uint8)
+    tifffile.imwrite(path, pixels)
+    return path
+
+
+@pytest.fixture
+def widget(viewer: Any, open_widget: Any, image_path: Path) -> Any:
+    viewer.open(str(image_path), plugin="napari")
+    viewer.reset_view()
+    return open_widget("MuViT: Annotate")
+
+
+def store_path(image_path: Path) -> Path:
+    return image_path.with_name("slide_annotations.ome.zarr")
+
+
+def paint(layer: Any, rows: slice, columns: slice, value: int) -> None:
+    """A stroke as napari makes it: pixels set through the layer, with its paint event."""
+    indices = np.mgrid[rows, columns].reshape(2, -1)
+    layer.data_setitem(tuple(indices), value)
+
+
+def is_saved(path: Path, counts: dict[int, int]) -> Any:
+    def check() -> None:
+        with AnnotationStore(path, writable=False) as store:
+            assert store.class_counts() == counts
+
+    return check
+
+
+def test_no_image_no_buttons(viewer: Any, open_widget: Any) -> None:
+    widget = open_widget("MuViT: Annotate")
+    assert not widget.here.isEnabled()
+    assert not widget.undo.isEnabled()
+
+
+def test_stroke_is_on_disk_by_itself(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    assert not store_path(image_path).exists()
+    widget.level.setCurrentText("level 2")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    assert layer.name == "slide: window 1"
+    assert layer.mode == "paint"
+    assert layer.selected_label == 2
+    np.testing.assert_allclose(layer.scale, 2)
+    paint(layer, slice(10, 20), slice(30, 60), 2)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 10 * 30 * 4}), timeout=2000)
+    assert widget.list.count() == 1
+    assert "slide_annotations" in widget.note.text()
+
+
+def test_brush_without_a_paint_event_is_saved_by_the_timer(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    layer.data[5:9, 5:9] = 1
+    qtbot.waitUntil(is_saved(store_path(image_path), {1: 16}), timeout=3000)
+
+
+def test_fitting_level_follows_the_zoom(viewer: Any, widget: Any) -> None:
+    viewer.scene.camera.zoom = 0.3
+    widget.here.click()
+    assert viewer.layers.selection.active.scale[0] == 2
+    viewer.scene.camera.zoom = 3
+    widget.here.click()
+    assert viewer.layers.selection.active.scale[0] == 1
+    assert widget.list.count() == 2
+
+
+def test_undo_and_redo_by_button_and_key(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    paint(layer, slice(0, 10), slice(0, 10), 2)
+    paint(layer, slice(20, 30), slice(0, 10), 1)
+    widget.undo.click()
+    assert not layer.data[20:30].any()
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 100}), timeout=2000)
+    widget.redo.click()
+    assert (layer.data[20:30, :10] == 1).all()
+    keys = {str(key): action for key, action in layer.keymap.items()}
+    undo = next(action for key, action in keys.items() if key in {"Ctrl+Z", "Control+Z"})
+    undo(layer)
+    assert not layer.data[20:30].any()
+
+
+def test_nothing_to_undo_is_said(viewer: Any, widget: Any, notices: list[str]) -> None:
+    widget.here.click()
+    widget.undo.click()
+    widget.redo.click()
+    assert len(notices) == 2
+    assert all("nothing to" in text for text in notices)
+
+
+def test_classes_are_named_coloured_added_and_kept(
+    viewer: Any, widget: Any, image_path: Path, monkeypatch: pytest.MonkeyPatch, qtbot: Any
+) -> None:
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    widget.classes.add.click()
+    assert widget.classes.rows.rowCount() == 3
+    assert layer.selected_label == 3
+    widget.classes.rows.item(2, 1).setText("gland")
+    monkeypatch.setattr(QColorDialog, "getColor", lambda *_: QColor("#123456"))
+    widget.classes.rows.cellDoubleClicked.emit(2, 0)
+    classes = json.loads((store_path(image_path) / "zarr.json").read_text())
+    rows = classes["attributes"]["muvit"]["classes"]["classes"]
+    assert rows[2] == {"value": 3, "name": "gland", "color": "#123456"}
+    np.testing.assert_allclose(layer.get_color(3)[:3], np.array([0x12, 0x34, 0x56]) / 255)
+    widget.classes.choose(1)
+    assert layer.selected_label == 1
+    widget.classes.choose(3)
+    widget.classes.remove.click()
+    assert widget.classes.table.values == (1, 2)
+
+
+def test_a_name_that_is_taken_is_refused(widget: Any, notices: list[str]) -> None:
+    widget.here.click()
+    widget.classes.rows.item(1, 1).setText("background")
+    assert "its own name" in notices[-1]
+    assert widget.classes.table.names == ("background", "class 2")
+    assert widget.classes.rows.item(1, 1).text() == "class 2"
+
+
+def test_balance_is_shown(viewer: Any, widget: Any, qtbot: Any) -> None:
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    qtbot.waitUntil(lambda: widget.balance.text() != "")
+    assert "Nothing is annotated" in widget.balance.text()
+    paint(layer, slice(0, 10), slice(0, 30), 1)
+    paint(layer, slice(10, 20), slice(0, 10), 2)
+    qtbot.waitUntil(lambda: widget.classes.rows.item(0, 2).text() == "75.0%")
+    assert widget.classes.rows.item(1, 2).text() == "25.0%"
+    assert widget.balance.text() == ""
+
+
+def test_windows_come_back_with_the_image(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any, open_widget: Any
+) -> None:
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    paint(layer, slice(0, 10), slice(0, 10), 2)
+    viewer.layers.remove(layer)
+    viewer.layers.clear()
+    assert widget.list.count() == 0
+    viewer.open(str(image_path), plugin="napari")
+    qtbot.waitUntil(lambda: widget.list.count() == 1)
+    item = widget.list.item(0)
+    qtbot.waitUntil(lambda: not item.icon().isNull())
+    viewer.scene.camera.zoom = 40
+    widget.jump.click()
+    again = viewer.layers.selection.active
+    assert again.name == "slide: window 1"
+    assert (again.data[:10, :10] == 2).all()
+    assert viewer.scene.camera.zoom < 3
+    widget.forget.click()
+    assert widget.list.count() == 0
+    assert again not in viewer.layers
+    assert api.open_annotations(image_path, writable=False).class_counts() == {2: 100}
+
+
+def test_strokes_are_saved_after_the_dock_is_closed(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any, open_widget: Any
+) -> None:
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    viewer.window.remove_dock_widget("all")
+    widget.deleteLater()
+    paint(layer, slice(0, 10), slice(0, 10), 2)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 100}), timeout=2000)
+    again = open_widget("MuViT: Annotate")
+    assert again.list.count() == 1
+    assert again.session.windows["window 1"].layer == layer
+
+
+def test_locked_store_is_told_by_name(
+    viewer: Any, open_widget: Any, image_path: Path, notices: list[str]
+) -> None:
+    with api.open_annotations(image_path):
+        viewer.open(str(image_path), plugin="napari")
+        widget = open_widget("MuViT: Annotate")
+        assert "open for writing by" in widget.note.text()
+        widget.here.click()
+        assert "open for writing by" in notices[-1]
+        assert len(viewer.layers) == 1
+    widget.here.click()
+    assert len(viewer.layers) == 2
+
+
+def test_image_in_memory_asks_for_a_folder(
+    viewer: Any, open_widget: Any, tmp_path: Path, notices: list[str]
+) -> None:
+    viewer.add_image(np.zeros((200, 300), np.uint8), name="a/b tissue")
+    widget = open_widget("MuViT: Annotate")
+    widget.here.click()
+    assert "Choose a folder" in notices[-1]
+    widget.folder.set_path(str(tmp_path))
+    widget.here.click()
+    assert len(viewer.layers) == 2
+    assert (tmp_path / "a_b_tissue_annotations.ome.zarr").is_dir()
+
+
+def test_scaled_and_moved_images_are_painted_in_place(
+    viewer: Any, open_widget: Any, tmp_path: Path
+) -> None:
+    viewer.add_image(
+        np.zeros((200, 300), np.uint8), name="tissue", scale=(0.5, 0.5), translate=(10, 20)
+    )
+    viewer.reset_view()
+    widget = open_widget("MuViT: Annotate")
+    widget.folder.set_path(str(tmp_path))
+    widget.level.setCurrentText("level 4")
+    widget.here.click()
+    window = viewer.layers.selection.active
+    image = viewer.layers["tissue"]
+    # The lower edge of the first painted pixel is the lower edge of the image.
+    np.testing.assert_allclose(window.data_to_world((-0.5, -0.5)),
+                               image.data_to_world((-0.5, -0.5)))
+
+
+def test_shapes_are_painted(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    shapes = viewer.add_shapes(
+        [np.array([[9.5, 9.5], [9.5, 29.5], [19.5, 29.5], [19.5, 9.5]])], shape_type="rectangle"
+    )
+    shapes.add_ellipses(np.array([[100, 100], [100, 200], [200, 200], [200, 100]]))
+    viewer.layers.selection.active = shapes
+    widget.classes.choose(2)
+    widget.import_shapes()
+    qtbot.waitUntil(lambda: widget.job is None)
+    assert "2 areas" in widget.note.text()
+    with AnnotationStore(store_path(image_path), writable=False) as store:
+        found = store.read(1, (0, 0), SHAPE)
+    assert (found[10:20, 10:30] == 2).all()
+    assert np.count_nonzero(found) == pytest.approx(200 + np.pi * 50**2, rel=0.01)
+
+
+def test_labels_layers_are_painted_as_classes_and_as_objects(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any, notices: list[str]
+) -> None:
+    labels = np.zeros((225, 300), np.uint16)
+    labels[10:20, 10:20] = 7
+    layer = viewer.add_labels(labels, scale=(4, 4), translate=(1.5, 1.5))
+    widget.import_labels()
+    qtbot.waitUntil(lambda: widget.job is None)
+    assert 7 in widget.classes.table.values
+    is_saved(store_path(image_path), {7: 1600})()
+    viewer.layers.selection.active = layer
+    layer.data = np.arange(labels.size).reshape(labels.shape) * (labels > 0)
+    widget.import_labels()
+    assert "objects of one class" in notices[-1]
+    widget.classes.choose(2)
+    widget.import_objects()
+    qtbot.waitUntil(lambda: widget.job is None)
+    is_saved(store_path(image_path), {2: 1600})()
+    viewer.layers.selection.active = viewer.layers[0]
+    widget.import_objects()
+    assert "no labels layer" in notices[-1]
+    widget.import_shapes()
+    assert "no shapes layer" in notices[-1]
+
+
+def test_geojson_goes_in_and_out(
+    viewer: Any, widget: Any, image_path: Path, tmp_path: Path, qtbot: Any
+) -> None:
+    square = [[[10, 20], [30, 20], [30, 25], [10, 25], [10, 20]]]
+    path = tmp_path / "in.geojson"
+    path.write_text(json.dumps([{
+        "type": "Feature", "geometry": {"type": "Polygon", "coordinates": square},
+        "properties": {"classification": {"name": "Tumor", "color": [200, 0, 0]}},
+    }]))
+    widget.import_geojson(str(path))
+    qtbot.waitUntil(lambda: widget.job is None)
+    assert "Tumor" in widget.classes.table.names
+    out = tmp_path / "out.geojson"
+    widget.export_geojson(str(out))
+    qtbot.waitUntil(lambda: widget.job is None)
+    (feature,) = json.loads(out.read_text())["features"]
+    assert sorted(feature["geometry"]["coordinates"][0]) == sorted(square[0])
+
+
+def test_broken_import_leaves_the_buttons_usable(
+    widget: Any, tmp_path: Path, notices: list[str]
+) -> None:
+    path = tmp_path / "broken.geojson"
+    path.write_text("{")
+    widget.here.click()
+    widget.import_geojson(str(path))
+    assert "cannot be read" in notices[-1]
+    assert widget.here.isEnabled()
+
+
+def test_class_tables_go_in_and_out(widget: Any, tmp_path: Path) -> None:
+    widget.here.click()
+    path = tmp_path / "classes.csv"
+    widget.export_classes(str(path))
+    path.write_text(path.read_text() + "9,vessel,#abcdef,class\n")
+    widget.import_classes(str(path))
+    assert widget.classes.table.names == ("background", "class 2", "vessel")
+    assert widget.session.store.classes.values == (1, 2, 9)
+
+
+def test_full_disk_is_said_and_mended(
+    viewer: Any, widget: Any, image_path: Path, monkeypatch: pytest.MonkeyPatch, qtbot: Any
+) -> None:
+    import os
+
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        paint(layer, slice(0, 10), slice(0, 10), 2)
+        qtbot.waitUntil(lambda: "Not saved yet: No space left" in widget.note.text())
+    qtbot.waitUntil(lambda: widget.note.text() == "Saved.", timeout=5000)
+    is_saved(store_path(image_path), {2: 100})()
