@@ -331,6 +331,9 @@ class FinetuneConfig(RunConfig):
     val_labels: Annotated[Paths | None, option(
         "Validation labels", "One label image for each validation image.",
         group="Validation")] = None
+    validate_whole: Annotated[bool, option(
+        "Whole images", "At the end, predict the whole validation images into the run folder as "
+        "a user would, and score them.", group="Validation", advanced=True)] = False
     unlabelled: Annotated[int | None, option(
         "Unlabelled value", "Label value that means not judged: never trained on, never scored.",
         group="Images")] = None
