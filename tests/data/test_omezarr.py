@@ -168,6 +168,7 @@ def test_open_arrays_needs_a_store_of_ours(tmp_path: Path) -> None:
 def test_ome_zarr_reads_what_we_write(tmp_path: Path) -> None:
     import warnings
 
+    pytest.importorskip("ome_zarr")
     path = tmp_path / "image.ome.zarr"
     arrays = create_pyramid(path, shape=(2, 64, 64), axes="cyx", levels=(1, 2), dtype="uint8",
                             channel_names=["a", "b"])

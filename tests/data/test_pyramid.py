@@ -141,6 +141,18 @@ class TestLayers:
         options = {"scale": (1.0,) * 4, "units": ("pixel",) * 4}
         assert open_pyramid(self.layer(MOVIE[:, 0], **options)).shape == (1, 6, 20, 30)
 
+    def test_several_layers_are_channels(self) -> None:
+        one, two = MOVIE[0, 0, 0], MOVIE[0, 1, 0]
+        layers = [self.layer([one, one[::2, ::2]], name="DAPI"),
+                  self.layer([two, two[::2, ::2]], name="GFP")]
+        pyramid = open_pyramid(layers)
+        assert (pyramid.shape, pyramid.channel_names) == ((2, 20, 30), ("DAPI", "GFP"))
+        np.testing.assert_array_equal(pyramid.read(0, (2, 3), (5, 6)), MOVIE[0, :, 0, 2:7, 3:9])
+        np.testing.assert_array_equal(
+            open_pyramid(layers, channels="GFP").read(1, (0, 0), (10, 15))[0], two[::2, ::2])
+        with pytest.raises(InputError, match="differ in shape"):
+            open_pyramid([layers[0], self.layer(one[:10])])
+
     def test_real_ratios(self) -> None:
         layer = self.layer([np.zeros((301, 300)), np.zeros((150, 150))])
         assert open_pyramid(layer).factors[1] == (301 / 150, 2.0)

@@ -30,7 +30,7 @@ from napari_muvit.data.memory import shared_cache
 from napari_muvit.data.placement import Placed, place_arrays
 from napari_muvit.data.selection import Selection, channel_names, select
 from napari_muvit.data.sources import RawImage, read_source
-from napari_muvit.data.sources.arrays import read_arrays
+from napari_muvit.data.sources.arrays import read_arrays, resolve
 from napari_muvit.data.sources.raw import as_native, native_dtype
 from napari_muvit.errors import InputError, MuvitError, SourceError
 from napari_muvit.geometry import (
@@ -295,7 +295,7 @@ class Pyramid:
         index, order, channels = self._placed.index(array_index, start, size)
         try:
             array = self._array(array_index)
-            pixels = np.asarray(_resolve(array[index]))
+            pixels = np.asarray(resolve(array[index]))
         except MuvitError:
             raise
         except Exception as error:
@@ -394,16 +394,6 @@ def parse_positive_levels(levels: Sequence[float] | float) -> tuple[int | float,
     if below and list(given) == sorted(set(given)):
         return tuple(given)
     return parse_levels(given)
-
-
-def _resolve(pixels: Any) -> Any:
-    """An array of the values; dask computes, tensorstore reads."""
-    for name in ("compute", "result"):
-        if hasattr(pixels, name):
-            return getattr(pixels, name)()
-    if hasattr(pixels, "read"):
-        return pixels.read().result()
-    return pixels
 
 
 def _date(source: str | None) -> tuple[int, int] | None:

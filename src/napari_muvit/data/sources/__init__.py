@@ -6,7 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from napari_muvit.data.sources.arrays import is_array, is_layer, read_arrays, read_layer
+from napari_muvit.data.sources.arrays import (
+    is_array,
+    is_layer,
+    read_arrays,
+    read_layer,
+    read_layers,
+)
 from napari_muvit.data.sources.raw import RawImage
 from napari_muvit.data.sources.remote import check_protocol, is_url, url_suffix
 from napari_muvit.errors import InputError, SourceError, SourceNotFoundError, nearest_name
@@ -39,6 +45,8 @@ def read_source(source: Any, image: str | int | None = None) -> RawImage:
         return _read_path(os.fspath(source), image)
     if is_layer(source):
         return read_layer(source)
+    if isinstance(source, (list, tuple)) and source and all(is_layer(each) for each in source):
+        return read_layers(source)
     if hasattr(source, "members") and hasattr(source, "store"):
         return _read_group(source, image)
     if is_array(source):

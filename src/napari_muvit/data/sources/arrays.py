@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_muvit.data.sources.raw import RawImage, check_dtype, check_shape
+from napari_muvit.data.sources.raw import MICROMETRES, RawImage, check_dtype, check_shape
 from napari_muvit.errors import InputError, SourceError
 
 FEW_CHANNELS = 6
@@ -51,6 +51,53 @@ class HeldArray:
 
     def explain(self, error: Exception) -> str:
         return f"the array could not be computed ({type(error).__name__}: {error})"
+
+
+@dataclass(frozen=True, eq=False)
+class StackedArrays:
+    """Arrays of equal shape as the channels of one, each read only where it is asked for."""
+
+    members: tuple[HeldArray, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.members), *self.members[0].shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.result_type(*(member.dtype for member in self.members))
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        chunks = self.members[0].chunks
+        return None if chunks is None else (1, *chunks)
+
+    @property
+    def label(self) -> str:
+        return self.members[0].label
+
+    @property
+    def in_memory(self) -> bool:
+        return all(member.in_memory for member in self.members)
+
+    def open(self) -> StackedArrays:
+        return self
+
+    def explain(self, error: Exception) -> str:
+        return self.members[0].explain(error)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        chosen = self.members[index[0]]
+        return np.stack([np.asarray(resolve(m.array[index[1:]])) for m in chosen])
+
+
+def resolve(pixels: Any) -> Any:
+    """An array of the values; dask computes, tensorstore reads."""
+    if hasattr(pixels, "compute"):
+        return pixels.compute()
+    if hasattr(pixels, "read"):
+        return pixels.read().result()
+    return pixels
 
 
 def is_array(source: object) -> bool:
@@ -219,12 +266,34 @@ def read_layer(layer: Any) -> RawImage:
     )
 
 
+def read_layers(layers: Sequence[Any]) -> RawImage:
+    """Several single-channel layers of one image as its channels, in this order."""
+    images = [read_layer(layer) for layer in layers]
+    first = images[0]
+    for image in images[1:]:
+        shapes = [handle.shape for handle in image.arrays]
+        same = shapes == [handle.shape for handle in first.arrays] and image.scales == first.scales
+        if not same or "c" in image.axes or "c" in first.axes:
+            raise InputError(
+                f"the layers {first.name!r} and {image.name!r} differ in shape, scale or colours; "
+                "only single-channel layers of one image can be joined. Choose one layer."
+            )
+    stacks = tuple(StackedArrays(handles) for handles in
+                   zip(*(image.arrays for image in images), strict=True))
+    # read_arrays makes HeldArrays only
+    scales = None if first.scales is None else tuple((1.0, *row) for row in first.scales)
+    return replace(
+        first, axes="c" + first.axes, arrays=stacks, scales=scales, is_labels=False,
+        units=None if first.units is None else (None, *first.units),
+        channel_names=tuple(image.name for image in images),
+        stamp="".join(image.stamp for image in images),
+    )
+
+
 def _layer_pixel_size(
     layer: Any, letters: str, scale: dict[str, float]
 ) -> list[float] | None:
     """um per pixel of the spatial axes, or None where the layer's unit is pixels."""
-    from napari_muvit.data.sources.raw import MICROMETRES
-
     units = getattr(layer, "units", None) or ()
     names = [str(unit).lower() for unit in units][-len(letters):]
     spatial = [a for a in letters if a in "zyx"]

@@ -47,6 +47,11 @@ def open_store(path: str, inside: str = "") -> Any:
             "holds a file zarr.json or .zattrs.", path,
         ) from error
     except Exception as error:
+        if is_url(path):
+            raise SourceError(
+                f"the store at {where} cannot be read ({describe_error(error)}). Check the "
+                "address, the network and whether you need to log in.", path,
+            ) from error
         raise SourceError(
             f"the zarr metadata at {where} cannot be read ({describe_error(error)}). "
             "Copy the store again, or repair its zarr.json, .zattrs or .zarray.", path,
