@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig
+from napari_muvit.data.annotations import open_annotations
 from napari_muvit.data.labels import ClassTable, make_classes
 from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
@@ -185,6 +186,24 @@ def test_gigapixel_stores_with_a_few_strokes(tmp_path):
     tracemalloc.stop()
     assert (sample["target"] == 0).any()
     assert peak < 150 * 2**20
+
+
+def test_strokes_painted_between_two_runs_are_seen(tmp_path):
+    create_pyramid(tmp_path / "i.ome.zarr", shape=(600, 600), axes="yx", levels=1, dtype=np.uint8)
+    image = str(tmp_path / "i.ome.zarr")
+    stroke = np.ones((10, 20), bool)
+    areas = []
+    with open_annotations(image) as store:
+        for corner in ((100, 100), (300, 300)):
+            store.write(1, corner, stroke, 2)
+            store.flush()
+            labels = open_pyramid(str(store.path))
+            samples = SampleSource([open_pyramid(image)], [labels], config=finetune())
+            assert samples.class_table == store.classes
+            seen = [samples.sample(i) for i in range(10)]
+            assert all((sample["target"] == 1).any() for sample in seen)
+            areas.append(samples.images[0].places.area)
+    assert areas[1] > areas[0]
 
 
 def test_fractions_are_those_of_the_whole_coarse_view():

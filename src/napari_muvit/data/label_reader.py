@@ -9,7 +9,9 @@ Axis letters: S spatial extent, A spatial axes.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +58,7 @@ class LabelReader:
     """
 
     def __init__(self, labels: Pyramid, image: Pyramid, table: ClassTable) -> None:
-        self.pyramid = labels
+        self.pyramid = reread(labels)
         self.table = table
         self.extent = np.asarray(image.extent, dtype=np.float64)
         self.ratio = label_ratio(labels, image)
@@ -135,6 +137,18 @@ class LabelReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_thinned": {}}
+
+
+def reread(labels: Pyramid) -> Pyramid:
+    """The same labels under a fingerprint of their own, so that no older cache serves them.
+
+    Annotations change on disk while their store stays the same: what an earlier run in this
+    process kept in memory must not be trained on again.
+    """
+    from napari_muvit.data.pyramid import Pyramid
+
+    stamped = replace(labels._raw, stamp=f"{labels._raw.stamp} {uuid.uuid4()}")
+    return Pyramid(stamped, labels._selection, labels.is_labels)
 
 
 def label_ratio(labels: Pyramid, image: Pyramid) -> FloatArray:
