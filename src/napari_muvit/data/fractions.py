@@ -9,6 +9,7 @@ Axis letters: L levels, K classes, S spatial extent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,14 +34,17 @@ def class_fractions(
         (L, K, *grid) float32 that sum to 1 where a patch has a labelled pixel, else 0; and
         (L, *grid) bool, whether it has one.
     """
-    shape = [len(labels)]
-    for size, step in zip(labels.shape[1:], patch, strict=True):
-        shape += [size // step, step]
-    blocks = labels.reshape(shape)
-    inner = tuple(range(2, len(shape), 2))
-    counts = np.stack(
-        [np.count_nonzero(blocks == k, axis=inner) for k in range(num_classes)], axis=1
-    )
-    total = counts.sum(axis=1, keepdims=True)
-    fractions = (counts / np.maximum(total, 1)).astype(np.float32)
-    return fractions, total[:, 0] > 0
+    grid = tuple(n // k for n, k in zip(labels.shape[1:], patch, strict=True))
+    cells = np.zeros((1,) * len(grid), dtype=np.int64)
+    for axis, (size, step) in enumerate(zip(labels.shape[1:], patch, strict=True)):
+        shape = [-1 if other == axis else 1 for other in range(len(grid))]
+        cells = cells * grid[axis] + (np.arange(size) // step).reshape(shape)
+    # One count over (patch, class), unlabelled pixels as one class more that is dropped.
+    count, bins = math.prod(grid), num_classes + 1
+    level = np.arange(len(labels)).reshape((-1, *(1,) * len(grid)))
+    keys = (level * count + cells) * bins + labels + 1
+    counts = np.bincount(keys.ravel(), minlength=len(labels) * count * bins)
+    counts = counts.reshape(len(labels), *grid, bins)[..., 1:]
+    total = counts.sum(axis=-1)
+    fractions = (counts / np.maximum(total, 1)[..., None]).astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(fractions, -1, 1)), total > 0

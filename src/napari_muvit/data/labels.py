@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,6 +135,9 @@ class ClassTable:
     def to_index(self, labels: NDArray[Any]) -> NDArray[np.int16]:
         """Class indices (channels) of label values; -1 where unlabelled or of no known class."""
         check_label_dtype(labels.dtype)
+        if labels.dtype.kind in "ub" and labels.dtype.itemsize <= 2:
+            found: NDArray[np.int16] = self._lookup[labels.astype(np.uint16, copy=False)]
+            return found
         index = np.full(labels.shape, -1, dtype=np.int16)
         if not self.values:
             return index
@@ -143,6 +147,18 @@ class ClassTable:
         found = known[place] == labels
         index[found] = order[place[found]]
         return index
+
+    @cached_property
+    def _lookup(self) -> NDArray[np.int16]:
+        """Class index of every 16-bit value."""
+        lookup = np.full(1 << 16, -1, dtype=np.int16)
+        for index, value in enumerate(self.values):
+            if 0 <= value < len(lookup):
+                lookup[value] = index
+        return lookup
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_lookup"}
 
     def to_values(self, index: NDArray[Any]) -> NDArray[Any]:
         """Label values of class indices, in the smallest unsigned dtype that holds the table.
