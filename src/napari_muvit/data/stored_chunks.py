@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_muvit.data.sources.remote import is_url
+from napari_muvit.data.sources.stores import ZarrArray, open_store
+
 if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
 
@@ -24,17 +27,17 @@ def stored_blocks(pyramid: Pyramid, index: int) -> list[Block] | None:
 
     None where that is not known: for arrays that are no local zarr arrays.
     """
-    array = pyramid._array(index)
-    root = getattr(getattr(array, "store", None), "root", None)
-    if root is None or not hasattr(array, "chunks"):
+    handle = pyramid._handles[index]
+    if not isinstance(handle, ZarrArray) or is_url(handle.store):
         return None
+    array = open_store(handle.store, handle.path)
     steps = getattr(array, "shards", None) or array.chunks
     shape = tuple(pyramid.shapes[index])
-    axes = pyramid._raw.axes
+    axes = pyramid.stored_axes
     grid = tuple(-(-n // k) for n, k in zip(array.shape, steps, strict=True))
     spatial = [axes.index(letter) for letter in pyramid.axes[1:]]
     found: set[Block] = set()
-    for key in _chunk_keys(Path(str(root)) / array.path):
+    for key in _chunk_keys(Path(handle.store) / handle.path):
         if len(key) != len(grid) or any(k >= n for k, n in zip(key, grid, strict=True)):
             continue
         start = tuple(key[axis] * steps[axis] for axis in spatial)
