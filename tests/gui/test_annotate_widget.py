@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QColorDialog
+from qtpy.QtCore import QEvent, QPointF, Qt
+from qtpy.QtGui import QColor, QMouseEvent
+from qtpy.QtWidgets import QApplication, QColorDialog, QWidget
 
 from napari_muvit import api
 from napari_muvit.data.annotations import AnnotationStore
@@ -44,9 +45,36 @@ def store_path(image_path: Path) -> Path:
 
 
 def paint(layer: Any, rows: slice, columns: slice, value: int) -> None:
-    """A stroke as napari makes it: pixels set through the layer, with its paint event."""
+    """A stroke as napari makes it: pixels set through the layer, with its events."""
     indices = np.mgrid[rows, columns].reshape(2, -1)
     layer.data_setitem(tuple(indices), value)
+
+
+def canvas_of(widget: Any) -> Any:
+    """The canvas of the window that `widget` is docked in."""
+    children = widget.window().findChildren(QWidget)
+    return next(c for c in children if type(c).__name__ == "CanvasBackendDesktop")
+
+
+def drag_mouse(canvas: Any, path: list[tuple[int, int]], between: Any) -> None:
+    """Press, move and release the mouse over the middle of the canvas."""
+    middle = QPointF(canvas.width() / 2, canvas.height() / 2)
+    left, none = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+
+    def send(kind: Any, place: tuple[int, int], button: Any, buttons: Any) -> None:
+        point = middle + QPointF(*place)
+        where = QPointF(canvas.mapToGlobal(point.toPoint()))
+        modifiers = Qt.KeyboardModifier.NoModifier
+        event = QMouseEvent(kind, point, where, button, buttons, modifiers)
+        QApplication.sendEvent(canvas, event)
+
+    send(QEvent.Type.MouseMove, path[0], none, none)
+    send(QEvent.Type.MouseButtonPress, path[0], left, left)
+    between()
+    for place in path[1:]:
+        send(QEvent.Type.MouseMove, place, none, left)
+        between()
+    send(QEvent.Type.MouseButtonRelease, path[-1], left, none)
 
 
 def is_saved(path: Path, counts: dict[int, int]) -> Any:
@@ -80,7 +108,7 @@ def test_stroke_is_on_disk_by_itself(
     assert "slide_annotations" in widget.note.text()
 
 
-def test_brush_without_a_paint_event_is_saved_by_the_timer(
+def test_pixels_set_without_an_event_are_saved_by_the_timer(
     viewer: Any, widget: Any, image_path: Path, qtbot: Any
 ) -> None:
     widget.level.setCurrentText("level 1")
@@ -88,6 +116,26 @@ def test_brush_without_a_paint_event_is_saved_by_the_timer(
     layer = viewer.layers.selection.active
     layer.data[5:9, 5:9] = 1
     qtbot.waitUntil(is_saved(store_path(image_path), {1: 16}), timeout=3000)
+
+
+def test_brush_drawn_with_the_mouse_is_one_stroke(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    layer.brush_size = 9
+
+    def between() -> None:
+        qtbot.wait(50)
+        widget._on_timer()
+
+    drag_mouse(canvas_of(widget), [(0, 0), (20, 0), (40, 10), (60, 0)], between)
+    painted = int(np.count_nonzero(layer.data))
+    assert painted > 9 * 40
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: painted}), timeout=2000)
+    widget.undo.click()
+    assert not layer.data.any()
 
 
 def test_fitting_level_follows_the_zoom(viewer: Any, widget: Any) -> None:
@@ -204,6 +252,7 @@ def test_strokes_are_saved_after_the_dock_is_closed(
     layer = viewer.layers.selection.active
     viewer.window.remove_dock_widget("all")
     widget.deleteLater()
+    qtbot.wait(50)
     paint(layer, slice(0, 10), slice(0, 10), 2)
     qtbot.waitUntil(is_saved(store_path(image_path), {2: 100}), timeout=2000)
     again = open_widget("MuViT: Annotate")

@@ -28,7 +28,8 @@ class OpenWindow:
         self.is_painting = False
         # In a tuple, or else napari would hand it back behind its proxy for plugins.
         layer.metadata = {**layer.metadata, METADATA_KEY: (self,)}
-        layer.events.paint.connect(self._on_paint)
+        # The paint event comes before the pixels change; this one after.
+        layer.events.labels_update.connect(self._on_update)
         layer.mouse_drag_callbacks.append(self._on_drag)
         # napari's own undo restores what this window saw; ours also what lay below it.
         layer.bind_key("Control-Z", self._on_undo_key, overwrite=True)
@@ -39,8 +40,9 @@ class OpenWindow:
         return self.window.place
 
     @notifies
-    def _on_paint(self, event: Any = None) -> None:
-        self.save()
+    def _on_update(self, event: Any = None) -> None:
+        if not self.is_painting:
+            self.save()
 
     def _on_drag(self, layer: Any, event: Any) -> Iterator[None]:
         self.is_painting = True
@@ -48,7 +50,7 @@ class OpenWindow:
         while event.type == "mouse_move":
             yield
         self.is_painting = False
-        self._on_paint()
+        self._on_update()
 
     def _on_undo_key(self, layer: Any) -> None:
         self.undo()
