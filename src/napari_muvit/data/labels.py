@@ -352,9 +352,10 @@ def find_values(pyramid: Pyramid, max_pixels: int = SCAN_PIXELS) -> list[int]:
     """
     check_label_dtype(pyramid.dtype)
     index = scan_array(pyramid, max_pixels)
+    fresh = pyramid.uncached()
     found: set[int] = set()
     for start, size in array_blocks(pyramid.shapes[index]):
-        found.update(int(v) for v in np.unique(pyramid.read(index, start, size)))
+        found.update(int(v) for v in np.unique(fresh.read(index, start, size)))
         if len(found) > MAX_CLASSES:
             raise SourceError(
                 f"labels {pyramid.name!r} hold more than {MAX_CLASSES} values, which looks like "

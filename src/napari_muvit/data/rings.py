@@ -72,15 +72,15 @@ class RingOptions:
 
     radius: tuple[float, float] = (0.34, 0.4)
     offset: float = 0.15
-    spacing: float = 0.06
-    width: float = 0.0035
+    spacing: float = 0.07
+    width: float = 0.005
     marked: float = 2.0
     hole: float = 0.1
     waves: tuple[tuple[float, float], ...] = ((0.3, 0.02), (0.14, 0.012), (0.07, 0.004))
     gaps: tuple[float, float] = (0.12, 0.75)
     cell: tuple[float, float] = (0.006, 0.009)
-    pitch: float = 0.03
-    line_brightness: float = 0.35
+    pitch: float = 0.04
+    line_brightness: float = 0.5
     cell_brightness: float = 0.8
     noise: float = 0.05
 
