@@ -154,3 +154,18 @@ def test_planning_a_huge_image_costs_next_to_nothing():
     needed = plan.tiles_needed(np.ones(plan.num_cells, bool))
     assert needed.all()
     assert len(plan.tiles_in(plan.block_region((100, 100)))) == 49
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans())
+def test_unblended_tiles_hold_their_own_cell(plan):
+    from dataclasses import replace
+
+    plain = replace(plan, blend=False)
+    assert plain.num_tiles == plain.num_cells
+    for index in np.ndindex(plain.num_tiles):
+        assert plain.reach(index) == plain.cell_region(index) == plain.core(index)
+        start = plain.tile(index).start
+        for first, cell, size in zip(start, plain.cell_region(index), plain.size, strict=True):
+            assert first <= cell.start
+            assert cell.stop <= first + size

@@ -1,11 +1,11 @@
 """Stage 6 of 7: the output is cut into tiles, each with its nested crop.
 
 The output lies on the pixel grid of ``levels[0]``, which begins at the image's lower outer
-edge. Tiles of ``size`` output pixels begin every ``step`` pixels; the last one along an axis is
-shifted back so that it ends with the image. Where tiles overlap, their weights are smooth and
-sum to one (``blend``), or the nearest tile's middle is kept (not ``blend``). Everything is a
-function of the image's shape, never of what is asked for, so any part of the output equals the
-same part of the whole.
+edge. Tiles of ``size`` output pixels begin every ``step`` pixels; those that would leave the
+image are shifted back into it. With ``blend``, overlapping tiles have smooth weights that sum
+to one. Without, each tile is kept in its middle ``step`` pixels alone, so that one model call
+gives a finished piece of the output. Everything is a function of the image's shape, never of
+what is asked for, so any part of the output equals the same part of the whole.
 
 The coarser crops of a tile hold the next finer one, as in training (MuViT, section 3.1), and
 lie on a grid of their own so that many neighbouring tiles share them.
@@ -81,7 +81,7 @@ class TilePlan:
     block
         Output pixels of a block, a multiple of `step` along each axis.
     blend
-        Smooth weights in the overlap, or the nearest tile's middle.
+        Smooth weights in the overlap; or tile and cell of equal index belong together.
     """
 
     levels: tuple[float, ...]
@@ -104,7 +104,7 @@ class TilePlan:
     def starts(self) -> tuple[NDArray[np.int64], ...]:
         """First output pixel of every tile along each axis, A x (T,)."""
         axes = zip(self.shape, self.size, self.step, strict=True)
-        return tuple(_starts(total, size, step) for total, size, step in axes)
+        return tuple(_starts(total, size, step, self.blend) for total, size, step in axes)
 
     @property
     def num_tiles(self) -> Index:
@@ -120,7 +120,8 @@ class TilePlan:
         """
         axes = zip(self.starts, self.shape, self.size, self.step, strict=True)
         return tuple(
-            _axis_weights(starts, total, size, size - step, self.blend)
+            _axis_weights(starts, total, size, size - step)
+            if self.blend else _cell_weights(starts, total, size, step)
             for starts, total, size, step in axes
         )
 
@@ -189,6 +190,8 @@ class TilePlan:
 
     def core(self, index: Index) -> Region:
         """The output pixels that lie nearest to tile `index`: written once, never twice."""
+        if not self.blend:
+            return self.cell_region(index)
         region = []
         for axis, i in enumerate(index):
             first, past = core_bounds(self.starts[axis], self.shape[axis], self.size[axis])
@@ -242,9 +245,13 @@ class TilePlan:
         return needed
 
 
-def _starts(total: int, size: int, step: int) -> NDArray[np.int64]:
-    count = 1 + max(0, math.ceil((total - size) / step))
-    return np.minimum(np.arange(count) * step, max(0, total - size)).astype(np.int64)
+def _starts(total: int, size: int, step: int, blend: bool) -> NDArray[np.int64]:
+    last = max(0, total - size)
+    if blend:
+        count = 1 + max(0, math.ceil((total - size) / step))
+        return np.minimum(np.arange(count) * step, last).astype(np.int64)
+    first = np.arange(-(-total // step)) * step - (size - step) // 2
+    return np.clip(first, 0, last).astype(np.int64)
 
 
 def _grid_region(index: Index, unit: Index, shape: Index) -> Region:
@@ -281,14 +288,21 @@ def taper(size: int, overlap: int, *, rise: bool, fall: bool) -> FloatArray:
     return weights
 
 
+def _cell_weights(
+    starts: NDArray[np.int64], total: int, size: int, step: int
+) -> NDArray[np.float32]:
+    """1 in each tile's own cell, 0 elsewhere, (T, S)."""
+    first = np.arange(len(starts))[:, None] * step
+    pixels = starts[:, None] + np.arange(size)
+    inside = (pixels >= first) & (pixels < np.minimum(first + step, total))
+    return inside.astype(np.float32)
+
+
 def _axis_weights(
-    starts: NDArray[np.int64], total: int, size: int, overlap: int, blend: bool
+    starts: NDArray[np.int64], total: int, size: int, overlap: int
 ) -> NDArray[np.float32]:
     count = len(starts)
     pixels = starts[:, None] + np.arange(size)
-    if not blend:
-        first, past = core_bounds(starts, total, size)
-        return ((pixels >= first[:, None]) & (pixels < past[:, None])).astype(np.float32)
     raw = np.stack([
         taper(size, overlap, rise=i > 0, fall=i < count - 1) for i in range(count)
     ])

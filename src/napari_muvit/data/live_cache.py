@@ -1,0 +1,254 @@
+"""Stage 7 of 7: what live prediction has found so far, on disk, one chunk for each tile.
+
+An OME-Zarr of labels whose finest array has chunks of exactly one tile's cell, a file with one
+byte of state for each tile, and a file with each tile's entropy. Coarser arrays take the pixel
+nearest to the centre of theirs, so that every tile adds its own part and nothing else. The
+coarsest is also held as a numpy array that is filled in place: viewers keep it whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_muvit.data.lock import WriterLock
+from napari_muvit.data.omezarr import create_pyramid, open_arrays
+from napari_muvit.data.output import write_text
+
+NONE, DONE, OLD = 0, 1, 2
+"""State of a tile: nothing there, of the present model, of an earlier model."""
+
+SMALLEST = 2048
+"""The coarsest array has at most this many pixels along its longer side."""
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """What a cache holds.
+
+    Attributes
+    ----------
+    shape
+        Pixels of the finest array: planes in front, then the axes of the tiles.
+    cell
+        Pixels of a tile's cell along each axis of the tiles.
+    axes
+        Letters of `shape`.
+    dtype, fill
+        Of the labels, and the value of what is not predicted.
+    image
+        Equal for equal images and tiles; another one empties the cache.
+    """
+
+    shape: tuple[int, ...]
+    cell: tuple[int, ...]
+    axes: str
+    dtype: str
+    fill: int
+    image: str
+
+    @property
+    def num_planes_axes(self) -> int:
+        """Number of axes in front of those that tiles run over."""
+        return len(self.shape) - len(self.cell)
+
+    @property
+    def tiles(self) -> tuple[int, ...]:
+        """Planes and tiles along each axis."""
+        lead = self.num_planes_axes
+        sizes = zip(self.shape[lead:], self.cell, strict=True)
+        return self.shape[:lead] + tuple(-(-n // c) for n, c in sizes)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Factors of the arrays along y and x."""
+        count = max(0, math.ceil(math.log2(max(self.shape[-2:]) / SMALLEST)))
+        return tuple(2**k for k in range(count + 1))
+
+
+class LiveCache:
+    """Labels of finished tiles and what is known of each.
+
+    One thread writes, others read.
+
+    Parameters
+    ----------
+    folder
+        Where it lies; made, and emptied if it holds another image.
+    layout
+        What it is to hold.
+    model
+        Fingerprint of the model; tiles of another one become `OLD`.
+
+    Raises
+    ------
+    LockedError
+        If another process uses the folder.
+
+    Attributes
+    ----------
+    states
+        uint8 of each tile, (planes, *tiles); read only outside.
+    entropies
+        float32 of each tile, NaN where unknown.
+    coarsest
+        The coarsest array, filled in place.
+    """
+
+    def __init__(self, folder: str | Path, layout: CacheLayout, model: str) -> None:
+        self.folder = Path(folder)
+        self.layout = layout
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = WriterLock(self.folder / "lock", "this prediction cache")
+        self._guard = threading.Lock()
+        try:
+            self._open(model)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, model: str) -> None:
+        known = self._read_meta()
+        if known is None or known.get("image") != self.layout.image:
+            self._create()
+            known = {}
+        self._store = open_arrays(self.folder / "labels.ome.zarr")
+        self.states: NDArray[np.uint8] = np.fromfile(
+            self.folder / "states.bin", np.uint8).reshape(self.layout.tiles)
+        self.entropies: NDArray[np.float32] = np.fromfile(
+            self.folder / "entropies.bin", np.float32).reshape(self.layout.tiles)
+        self.coarsest: NDArray[Any] = np.asarray(self._store[-1][...])
+        self._state_file = (self.folder / "states.bin").open("r+b")
+        self._entropy_file = (self.folder / "entropies.bin").open("r+b")
+        self.set_model(model, is_new=known.get("model") not in (None, model))
+
+    def _read_meta(self) -> dict[str, Any] | None:
+        try:
+            meta = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return meta if isinstance(meta, dict) else None
+
+    def _create(self) -> None:
+        """An empty cache in the place of whatever was there; its meta file comes last."""
+        (self.folder / "cache.json").unlink(missing_ok=True)
+        store = self.folder / "labels.ome.zarr"
+        if store.exists():
+            shutil.rmtree(store)
+        spatial = sum(letter in "zyx" for letter in self.layout.axes)
+        chunk = (1,) * (spatial - len(self.layout.cell)) + self.layout.cell
+        create_pyramid(
+            store, shape=self.layout.shape, axes=self.layout.axes, levels=self.layout.levels,
+            dtype=self.layout.dtype, chunk=chunk, is_labels=True, fill_value=self.layout.fill,
+        )
+        np.zeros(self.layout.tiles, np.uint8).tofile(self.folder / "states.bin")
+        np.full(self.layout.tiles, np.nan, np.float32).tofile(self.folder / "entropies.bin")
+
+    def set_model(self, model: str, *, is_new: bool = True) -> None:
+        """From now on tiles are of `model`; what is there becomes old if that `is_new`."""
+        if is_new:
+            with self._guard:
+                self.states[self.states == DONE] = OLD
+                self._state_file.seek(0)
+                self._state_file.write(self.states.tobytes())
+                self._state_file.flush()
+        write_text(self.folder / "cache.json", json.dumps(
+            {"image": self.layout.image, "model": model}))
+
+    @property
+    def num_levels(self) -> int:
+        """Arrays of the pyramid."""
+        return len(self._store)
+
+    def level_shape(self, level: int) -> tuple[int, ...]:
+        """Shape of one array."""
+        return tuple(self._store[level].shape)
+
+    def level_chunks(self, level: int) -> tuple[int, ...]:
+        """Chunks of one array."""
+        return tuple(self._store[level].chunks)
+
+    def read(self, level: int, index: Any) -> NDArray[Any]:
+        """Labels of one array; never more than a read."""
+        return np.asarray(self._store[level][index])
+
+    def write(
+        self, tile: Index, region: tuple[slice, ...], labels: NDArray[Any], *,
+        entropy: float, state: int = DONE,
+    ) -> None:
+        """Keep one tile.
+
+        Parameters
+        ----------
+        tile
+            Plane and place in the grid of tiles.
+        region
+            Its pixels along the axes of the tiles.
+        labels
+            Labels there.
+        """
+        lead = tile[: self.layout.num_planes_axes]
+        whole: tuple[Any, ...] = (*lead, *region)
+        self._store[0][whole] = labels
+        if len(self._store) == 1:
+            self.coarsest[whole] = labels
+        for number, factor in enumerate(self.layout.levels[1:], start=1):
+            self._write_coarse(number, factor, lead, region, labels)
+        self._set_state(tile, state, entropy)
+
+    def _write_coarse(
+        self, number: int, factor: int, lead: Index, region: tuple[slice, ...],
+        labels: NDArray[Any],
+    ) -> None:
+        target, source = [], []
+        sizes = self.layout.shape[len(lead):]
+        for axis, (part, size) in enumerate(zip(region, sizes, strict=True)):
+            step = factor if axis >= len(region) - 2 else 1
+            low = max(0, -(-(part.start - step // 2) // step))
+            high = -(-size // step) if part.stop == size else -(-(part.stop - step // 2) // step)
+            picked = np.minimum(np.arange(low, high) * step + step // 2, size - 1)
+            picked = picked[picked >= part.start]
+            target.append(slice(high - len(picked), high))
+            source.append(picked - part.start)
+        if all(len(picked) for picked in source):
+            small = labels[np.ix_(*source)]
+            place: tuple[Any, ...] = (*lead, *target)
+            self._store[number][place] = small
+            if number == len(self._store) - 1:
+                self.coarsest[place] = small
+
+    def _set_state(self, tile: Index, state: int, entropy: float) -> None:
+        place = int(np.ravel_multi_index(tile, self.layout.tiles))
+        with self._guard:
+            self.states[tile], self.entropies[tile] = state, entropy
+            self._entropy_file.seek(4 * place)
+            self._entropy_file.write(np.float32(entropy).tobytes())
+            self._entropy_file.flush()
+            self._state_file.seek(place)
+            self._state_file.write(bytes([state]))
+            self._state_file.flush()
+        self._lock.touch()
+
+    def forget(self, tile: Index) -> None:
+        """Drop one tile from the finest array, to make room; coarser arrays keep it."""
+        self._set_state(tile, NONE, math.nan)
+        lead = tile[: self.layout.num_planes_axes]
+        cells = zip(tile[len(lead):], self.layout.cell, self.layout.shape[len(lead):], strict=True)
+        region = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in cells)
+        self._store[0][(*lead, *region)] = self.layout.fill
+
+    def close(self) -> None:
+        """Let go of every file; calling it again does nothing."""
+        self._state_file.close()
+        self._entropy_file.close()
+        self._lock.release()
