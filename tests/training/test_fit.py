@@ -63,7 +63,7 @@ def test_fit_leaves_the_official_folder_and_a_run(tmp_path):
 
 def test_fit_learns(tmp_path):
     model = build()
-    model.fit(*loaders(), output=tmp_path / "run", num_epochs=40, lr=1e-2, **OPTIONS)
+    model.fit(*loaders(), output=tmp_path / "run", num_epochs=20, lr=2e-2, **OPTIONS)
     losses = [e.metrics["loss"] for e in RunFolder(tmp_path / "run").events()
               if isinstance(e, ValidationEvent)]
     assert losses[-1] < 0.5 * losses[0]

@@ -213,3 +213,23 @@ def test_preview_of_segmentation_has_four_panels_and_the_coarser_view(finetune_o
     [path] = [e.path for e in run if isinstance(e, PreviewEvent)][:1]
     picture = np.asarray(png_decode(path.read_bytes()))
     assert picture.shape == (16 * 2 + 4, 16 * 4 + 12, 3)
+
+
+def test_whole_validation_images_are_predicted_and_scored(finetune_options, images):
+    from napari_muvit.inference.scores import evaluate
+
+    run = start_finetune({**finetune_options, "validate_whole": True, "steps": 3})
+    events = list(run)
+    *_, crops, whole = [e.metrics for e in events if isinstance(e, ValidationEvent)]
+    assert whole.keys() == {"whole_mdsc", "whole_dice_rest", "whole_dice_disc"}
+    [store] = (run.folder / "validation").iterdir()
+    assert evaluate(store, images["b_labels"]).mdsc == pytest.approx(whole["whole_mdsc"])
+    assert events[-1].metrics == {**crops, **whole}
+    rows = RunFolder(run.folder).metrics()
+    assert rows[-1]["whole_mdsc"] == pytest.approx(whole["whole_mdsc"])
+
+
+def test_whole_validation_needs_validation_images(finetune_options):
+    options = {k: v for k, v in finetune_options.items() if k not in {"val", "val_labels"}}
+    with pytest.raises(ConfigError, match="validate_whole is True without validation images"):
+        start_finetune({**options, "validate_whole": True, "val_fraction": 0.3})

@@ -42,6 +42,12 @@ class RunClock:
             durations = durations[1:]
         return sum(durations) / len(durations) if durations else 0.0
 
-    def remaining(self, counts: dict[str, int]) -> float:
-        """Seconds that `counts` more parts of each kind will take."""
-        return sum(self.mean(kind) * count for kind, count in counts.items())
+    def remaining(self, counts: dict[str, int], guesses: dict[str, float]) -> float:
+        """Seconds that `counts` more parts of each kind will take.
+
+        Kinds that were not measured yet take what `guesses` says, or nothing.
+        """
+        return sum(
+            count * (self.mean(kind) if kind in self._durations else guesses.get(kind, 0.0))
+            for kind, count in counts.items()
+        )

@@ -8,9 +8,10 @@ was killed and resumed goes through the same numbers as one that was not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -45,6 +46,15 @@ from napari_muvit.training.task import StepSeed, Task
 Watcher = Callable[[Event], None]
 """Told of every event in the training process, for example to write TensorBoard records."""
 
+class LastCheck(Protocol):
+    """Further metrics, by name, of a run that is complete."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __call__(self, folder: RunFolder, control: Control) -> dict[str, float]: ...
+
+
 VALIDATION_STEP = 1 << 40
 """Validation draws its masks as if of steps that no run reaches: the same every time."""
 
@@ -74,6 +84,7 @@ class Engine:
     control: Control
     warnings: tuple[str, ...] = ()
     watchers: tuple[Watcher, ...] = ()
+    last_check: LastCheck | None = None
 
     def __post_init__(self) -> None:
         s = self.settings
@@ -83,8 +94,9 @@ class Engine:
         self.average = WeightAverage(self.task.modules, s.ema) if s.ema else None
         self.progress = Progress(accumulate=s.accumulate)
         self.clock = RunClock()
+        more = () if self.last_check is None else self.last_check.names
         self.recorder = Recorder(
-            self.folder.path, self.task.metric_names, samples_per_step=s.batch_size,
+            self.folder.path, (*self.task.metric_names, *more), samples_per_step=s.batch_size,
             epoch_size=s.epoch_size,
         )
         self._saved_step = -1
@@ -167,6 +179,10 @@ class Engine:
                 yield from self._epoch()
                 yield from self._duties()
         yield from self._checkpoint()
+        if self.last_check is not None and self.parallel.is_main:
+            more = self.last_check(self.folder, self.control)
+            self.progress.metrics = {**self.progress.metrics, **more}
+            yield from self._emit(ValidationEvent(self.progress.step, more))
 
     def _is_stale(self) -> bool:
         limit = self.settings.early_stopping
@@ -354,12 +370,14 @@ class Engine:
     def _remaining(self) -> float:
         s, step = self.settings, self.progress.step
         validations = 0 if self.validation is None else self._left(s.validate_every)
+        # A validation batch is a forward pass, about a third of a step, until one was measured.
+        guess = {"validation": self.num_validation * self.clock.mean("step") / 3}
         return self.clock.remaining({
             "step": s.steps - step, "validation": validations,
             "preview": self._left(s.preview_every), "checkpoint": self._left(s.checkpoint_every),
-        })
+        }, guess)
 
     def _left(self, every: int) -> int:
-        """How often something that happens each `every` steps, and at the end, still will."""
+        """How often what is done each `every` steps, and at the end, is due from this step on."""
         s, step = self.settings, self.progress.step
-        return s.steps // every - step // every + (s.steps % every > 0)
+        return s.steps // every - (step - 1) // every + (s.steps % every > 0)

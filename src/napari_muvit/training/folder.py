@@ -8,6 +8,7 @@
     model-best/      the best model, where the run validates
     checkpoint/      the training state
     events.jsonl  metrics.csv  previews/
+    validation/      predictions of whole validation images, where asked for
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ FACTS = "run.json"
 MODEL, BEST = "model", "model-best"
 STATE = Path("checkpoint") / "state.pt"
 PREVIEWS = "previews"
+VALIDATION = "validation"
 LOCK = "writing.lock"
 CONTROL = "control"
 
@@ -262,7 +264,9 @@ def create_run(path: Path, config: RunConfig | None, facts: dict[str, Any]) -> R
     try:
         beside.mkdir(parents=True)
         if config is not None:
-            shown = {k: v for k, v in facts.items() if not isinstance(v, (dict, list))}
+            shown = {k: v for k, v in facts.items() if k not in {"kernels", "fingerprints"}}
+            kernels = facts.get("kernels", {})
+            shown["kernels"] = ", ".join(f"{name} {kind}" for name, kind in kernels.items())
             write_config(config, beside / CONFIG, **shown)
         for name in (EVENTS, METRICS):
             write_whole(beside / name, b"")

@@ -26,6 +26,8 @@ class RunImages:
     training: PyramidDataset
     validation: PyramidDataset | None
     pyramids: tuple[Pyramid, ...]
+    val_pyramids: tuple[Pyramid, ...] = ()
+    val_labels: tuple[Pyramid, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,15 +108,26 @@ def open_images(config: RunConfig) -> RunImages:
     labels = _open_labels(training, pyramids, config, "labels") if is_labelled else None
     splits = validation == [] and config.val_fraction > 0
     dataset = PyramidDataset(pyramids, labels, config=config, split="train" if splits else "all")
-    held_out = None
-    if validation:
-        val_pyramids = _open_all(validation, config)
-        val_labels = (
-            _open_labels(validation, val_pyramids, config, "val_labels") if is_labelled else None)
-        held_out = _validation(val_pyramids, val_labels, config, dataset.class_table, "all")
-    elif splits:
-        held_out = _validation(pyramids, labels, config, dataset.class_table, "val")
-    return RunImages(dataset, held_out, tuple(pyramids))
+    if not validation:
+        _check_whole(config)
+        held_out = None
+        if splits:
+            held_out = _validation(pyramids, labels, config, dataset.class_table, "val")
+        return RunImages(dataset, held_out, tuple(pyramids))
+    val_pyramids = _open_all(validation, config)
+    val_labels = (
+        _open_labels(validation, val_pyramids, config, "val_labels") if is_labelled else None)
+    held_out = _validation(val_pyramids, val_labels, config, dataset.class_table, "all")
+    return RunImages(
+        dataset, held_out, tuple(pyramids), tuple(val_pyramids), tuple(val_labels or ()))
+
+
+def _check_whole(config: RunConfig) -> None:
+    if getattr(config, "validate_whole", False):
+        raise ConfigError(
+            "validate_whole is True without validation images; part of an image cannot be scored "
+            "as a whole. Pass val and val_labels.", field="validate_whole",
+        )
 
 
 def _validation(

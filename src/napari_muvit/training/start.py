@@ -34,6 +34,7 @@ from napari_muvit.training.run import Run
 from napari_muvit.training.segment_task import SegmentTask
 from napari_muvit.training.settings import Settings
 from napari_muvit.training.tensorboard import TensorBoardWatcher, check_tensorboard
+from napari_muvit.training.whole_images import WholeImages
 
 ADOPTED = (
     "dim", "num_layers", "heads", "patch_size", "token_coordinates", "rope_frequencies",
@@ -109,6 +110,17 @@ class _Ready:
         if not (self.config.tensorboard and self.parallel.is_main):
             return ()
         return (TensorBoardWatcher(folder.path / "tensorboard"),)
+
+    def last_check(self) -> WholeImages | None:
+        """Validation on whole images, where the config asks for it."""
+        config, table = self.config, self.images.training.class_table
+        if not isinstance(config, FinetuneConfig) or not config.validate_whole or table is None:
+            return None
+        return WholeImages(
+            self.images.val_pyramids, self.images.val_labels, table,
+            device=str(self.numerics.device), precision=self.numerics.precision,
+            threads=config.threads,
+        )
 
     def facts(self) -> dict[str, Any]:
         """What the run folder records beside the config."""
@@ -274,7 +286,7 @@ def _run(ready: _Ready, folder: RunFolder) -> Run:
         count = -(-config.val_samples // config.batch_size)
     engine = Engine(
         ready.task, settings, folder, loader, validation, count, ready.numerics, parallel,
-        control, tuple(ready.warnings), ready.watchers(folder),
+        control, tuple(ready.warnings), ready.watchers(folder), ready.last_check(),
     )
     engine.load()
     return Run(engine.events(), folder.path, control)

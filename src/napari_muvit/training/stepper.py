@@ -50,7 +50,7 @@ class Stepper:
                   for group in task.parameter_groups()]
         self.optimizer = torch.optim.AdamW(
             groups, lr=settings.learning_rate, betas=task.betas,
-            weight_decay=settings.weight_decay,
+            weight_decay=settings.weight_decay, fused=numerics.device.type in {"cpu", "cuda"},
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
@@ -78,10 +78,13 @@ class Stepper:
             raise error or RunError("another process of this run failed; its message says why.")
         total = float(self.sum(loss))
         self.parallel.sum_gradients(self.parameters)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
-        if not (math.isfinite(total) and math.isfinite(norm)):
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if not (math.isfinite(total) and bool(norm.isfinite())):
             self._undo(before)
             raise self._not_finite(batch, step, total)
+        if norm > self.settings.clip:  # where it is not, a product by one is saved
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         self._set_rates(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
