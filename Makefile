@@ -22,13 +22,13 @@ $(STAMP): pyproject.toml constraints.txt scripts/system_packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[gui,cluster,tensorboard,test,lint,parity]"
+		-e ".[gui,cluster,tensorboard,test,lint,docs,parity]"
 	@touch $(STAMP)
 
 demo: install
 	@$(BIN)/napari-muvit demo --output $(DEMO)
 
-test: install lint quick gui
+test: install lint docs quick gui
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks examples docs
@@ -47,8 +47,7 @@ slow: install
 	$(XVFB) $(BIN)/python -m pytest --slow -q --durations=20
 
 docs: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
-	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

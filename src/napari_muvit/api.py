@@ -178,8 +178,8 @@ def predict(source: Source, model: Any, **options: Any) -> da.Array:
     Returns
     -------
     dask.array.Array
-        (*S) of class-table values on the grid of ``levels[0]``; (K, *S) float32 with
-        ``probabilities=True``.
+        Class-table values, ``(*S)``, on the grid of ``levels[0]``; with
+        ``probabilities=True`` float32 ``(K, *S)``.
     """
     from napari_muvit.inference.lazy import predict as predict_lazily
 
@@ -199,7 +199,7 @@ def predict_to_zarr(
 
 
 def features(source: Source, model: Any, level: float = 1, **options: Any) -> da.Array:
-    """Encoder features of one level as a lazy dask array (D, *S'), one value per patch."""
+    """Encoder features of one level as a lazy dask array ``(D, *S)``, one value per patch."""
     from napari_muvit.inference.features import features as features_lazily
 
     return features_lazily(source, model, level=level, **options)
