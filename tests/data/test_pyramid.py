@@ -185,6 +185,34 @@ class TestMemory:
         assert fetched.count(1) == 2
         shared_cache.clear()
 
+    def test_averaged_levels_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = np.random.default_rng(0).integers(0, 255, (128, 128)).astype(np.uint8)
+        pyramid, plain = open_pyramid(image), open_pyramid(image).uncached()
+        calls: list[int] = []
+        real = type(pyramid).read
+
+        def spy(self: Any, index: int, start: Any, size: Any) -> Any:
+            calls.append(int(np.prod(size)))
+            return real(self, index, start, size)
+
+        monkeypatch.setattr(type(pyramid), "read", spy)
+        for place in ((30, 30), (60, 90), (127, 0)):
+            kept = pyramid.crop(center=place, levels=(1, 4), size=16)
+            again = plain.crop(center=place, levels=(1, 4), size=16)
+            np.testing.assert_array_equal(kept.image, again.image)
+        # the whole image once, then only crops at full resolution
+        assert calls.count(128 * 128) == 1
+        assert open_pyramid(image + 1).level_image(4)[0, 0, 0] != pyramid.level_image(4)[0, 0, 0]
+
+    def test_labels_in_stores_are_read_again(self, tmp_path: Path) -> None:
+        arrays = create_pyramid(tmp_path / "l.zarr", shape=(64, 64), axes="yx", levels=1,
+                                dtype="uint8", is_labels=True)
+        pyramid = open_pyramid(tmp_path / "l.zarr")
+        assert not pyramid.level_image(4).any()
+        arrays[0][:] = np.full((64, 64), 5, np.uint8)
+        assert (pyramid.level_image(4) == 5).all()
+        assert (pyramid.read(0, (0, 0), (64, 64)) == 5).all()
+
     def test_the_oldest_goes_first(self) -> None:
         cache = ArrayCache(budget=800)
         made: list[str] = []

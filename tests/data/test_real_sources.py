@@ -17,7 +17,10 @@ PICTURES = {".png", ".jpg", ".tif", ".tiff", ".svs", ".ndpi"}
 def found(real_data: Path) -> list[Path]:
     stores = [p.parent for name in ("zarr.json", ".zattrs", ".zarray")
               for p in (real_data / "stores").rglob(name)]
-    return sorted({*stores, *(p for p in real_data.rglob("*") if p.suffix in PICTURES)})
+    folders = {p.parent for p in real_data.rglob("*") if p.suffix in PICTURES}
+    pictures = [p for folder in folders
+                for p in sorted(q for q in folder.iterdir() if q.suffix in PICTURES)[:4]]
+    return sorted({*stores, *pictures})
 
 
 def test_all_of_it(real_data: Path) -> None:
@@ -33,7 +36,7 @@ def test_all_of_it(real_data: Path) -> None:
         opened += 1
         assert crop.image.shape[:2] == (3, pyramid.num_channels)
         assert crop.valid.any()
-    assert opened > 100
+    assert opened > 80
     # broken examples, folders of tables and lists of images, nothing else
     allowed = ("examples/invalid", "tables", "plate-01.zarr", "OME", "wells", "A", "B")
     assert not [line for line in refused if not any(word in line for word in allowed)]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_muvit.data.resample import average, choose_labels, source_span
 from napari_muvit.errors import InputError
-from napari_muvit.geometry import FloatArray, default_scaled_axes
+from napari_muvit.geometry import FloatArray, default_scaled_axes, parse_levels
 
 SAME = 0.02
 """Relative difference up to which an array serves a level with its own true extent."""
@@ -96,6 +96,9 @@ class Arrays(Protocol):
     def read(
         self, array_index: int, start: Sequence[int], size: Sequence[int]
     ) -> NDArray[Any]: ...
+    def kept_level(self, grid: LevelGrid) -> NDArray[Any] | None:
+        """The whole averaged level (C, *S), where it is kept in memory."""
+        ...
 
 
 def plan_level(
@@ -169,6 +172,17 @@ def read_region(
     """Pixels (C, *size) of a level, inside its bounds, averaged where that is needed."""
     if grid.is_direct:
         return arrays.read(grid.array_index, start, size)
+    whole = arrays.kept_level(grid)
+    if whole is not None:
+        place = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+        return np.ascontiguousarray(whole[(slice(None), *place)])
+    return reduce_region(arrays, grid, start, size)
+
+
+def reduce_region(
+    arrays: Arrays, grid: LevelGrid, start: Sequence[int], size: Sequence[int]
+) -> NDArray[Any]:
+    """Pixels (C, *size) of a level that is averaged, or whose labels are chosen, right now."""
     length = arrays.shapes[grid.array_index]
     spans = [source_span(s, n, step, full)
              for s, n, step, full in zip(start, size, grid.steps, length, strict=True)]
@@ -189,8 +203,8 @@ def _read_in_strips(
     first_size, rest_start, rest_size = list(size), list(start), list(size)
     first_size[axis], rest_size[axis] = half, size[axis] - half
     rest_start[axis] += half
-    parts = [read_region(arrays, grid, start, first_size),
-             read_region(arrays, grid, rest_start, rest_size)]
+    parts = [reduce_region(arrays, grid, start, first_size),
+             reduce_region(arrays, grid, rest_start, rest_size)]
     return np.concatenate(parts, axis=axis + 1)
 
 
@@ -229,3 +243,13 @@ def parse_scaled_axes(scaled_axes: Sequence[int | str] | None, axes: str) -> tup
             )
         positions.append(position)
     return tuple(positions)
+
+
+def parse_positive_levels(levels: Sequence[float] | float) -> tuple[int | float, ...]:
+    """Levels as ascending positive numbers; those below 1 magnify (physical matching)."""
+    given = np.atleast_1d(np.asarray(levels, dtype=object)).tolist()
+    numbers = all(isinstance(v, (int, float)) for v in given)
+    below = [v for v in given if numbers and 0 < v < 1]
+    if below and list(given) == sorted(set(given)):
+        return tuple(given)
+    return parse_levels(given)

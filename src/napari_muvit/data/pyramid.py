@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from napari_muvit.data.crop import (
     LevelGrid,
     NestedCrop,
+    parse_positive_levels,
     parse_scaled_axes,
     plan_level,
     read_padded,
     read_region,
+    reduce_region,
 )
 from napari_muvit.data.memory import shared_cache
 from napari_muvit.data.placement import Placed, place_arrays
@@ -32,6 +33,7 @@ from napari_muvit.data.selection import Selection, channel_names, select
 from napari_muvit.data.sources import RawImage, read_source
 from napari_muvit.data.sources.arrays import read_arrays, resolve
 from napari_muvit.data.sources.raw import as_native, native_dtype
+from napari_muvit.data.sources.stores import date_of
 from napari_muvit.errors import InputError, MuvitError, SourceError
 from napari_muvit.geometry import (
     FloatArray,
@@ -128,8 +130,9 @@ class Pyramid:
         self.stored_axes = raw.axes
         self.stored_shape = raw.arrays[0].shape
         self._opened: dict[int, Any] = {}
-        self._keeps = True
         self.is_labels = raw.is_labels if is_labels is None else is_labels
+        # labels in stores and arrays change while they are painted and predicted
+        self._keeps = not self.is_labels or raw.kind.startswith(("picture", "TIFF"))
         self.axes = "c" + selection.axes
         self.dtype = native_dtype(raw.arrays[0].dtype)
         self.factors = self._placed.factors
@@ -145,6 +148,7 @@ class Pyramid:
         self.notes = (*raw.notes, *self._placed.notes, *self._time_note())
         self.label_metadata = raw.label_metadata
         self._fingerprint: str | None = None
+        self._identity = object()
 
     def _time_note(self) -> tuple[str, ...]:
         if self.num_times == 1 or "t" in self._selection.axes:
@@ -153,7 +157,10 @@ class Pyramid:
         return (f"time point {shown} of {self.num_times} is shown; t= chooses another",)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}}
+        return {**self.__dict__, "_opened": {}, "_identity": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _identity=object())
 
     def __repr__(self) -> str:
         return (f"Pyramid({self.name!r}, {self.kind}, axes={self.axes}, shape={self.shape}, "
@@ -214,7 +221,7 @@ class Pyramid:
         if self._fingerprint is None:
             digest = hashlib.sha256()
             arrays = [(h.label, h.shape, str(h.dtype)) for h in self._raw.arrays]
-            parts = (self._raw.stamp, self.source, _date(self.source), arrays, self._selection)
+            parts = (self._raw.stamp, self.source, date_of(self.source), arrays, self._selection)
             digest.update(repr(parts).encode())
             self._fingerprint = digest.hexdigest()[:32]
         return self._fingerprint
@@ -287,6 +294,20 @@ class Pyramid:
             return None
         key = (self.fingerprint, array_index)
         return shared_cache.get(key, lambda: self._fetch(array_index, [0] * self.ndim, shape))
+
+    def kept_level(self, grid: LevelGrid) -> NDArray[Any] | None:
+        """The whole averaged level, where it and the array it comes from fit into memory."""
+        held = self._handles[grid.array_index].in_memory
+        sizes = [self.num_channels * math.prod(shape) * self.dtype.itemsize
+                 for shape in (grid.shape, self.shapes[grid.array_index])]
+        if not self._keeps or not shared_cache.takes(sizes[0]):
+            return None
+        if not held and not shared_cache.takes(sizes[1]):
+            return None
+        # arrays in memory have no name by which another pyramid could find them again
+        key = (self._identity if held else self.fingerprint, grid)
+        return shared_cache.get(
+            key, lambda: reduce_region(self, grid, [0] * self.ndim, grid.shape))
 
     def _fetch(
         self, array_index: int, start: Sequence[int], size: Sequence[int]
@@ -382,27 +403,3 @@ class Pyramid:
                 "memory. Take a coarser level, or read crops."
             )
         return read_region(self, grid, [0] * self.ndim, grid.shape)
-
-
-def parse_positive_levels(levels: Sequence[float] | float) -> tuple[int | float, ...]:
-    """Levels as ascending positive numbers; those below 1 magnify (physical matching)."""
-    from napari_muvit.geometry import parse_levels
-
-    given = np.atleast_1d(np.asarray(levels, dtype=object)).tolist()
-    numbers = all(isinstance(v, (int, float)) for v in given)
-    below = [v for v in given if numbers and 0 < v < 1]
-    if below and list(given) == sorted(set(given)):
-        return tuple(given)
-    return parse_levels(given)
-
-
-def _date(source: str | None) -> tuple[int, int] | None:
-    """Date and size of a local source's own metadata, so that a new file is a new image."""
-    if source is None:
-        return None
-    path = Path(source)
-    for candidate in (path / "zarr.json", path / ".zattrs", path / ".zarray", path):
-        if candidate.exists():
-            status = os.stat(candidate)
-            return status.st_mtime_ns, status.st_size
-    return None

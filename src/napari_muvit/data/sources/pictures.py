@@ -19,6 +19,8 @@ from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".npy")
 LARGEST_PICTURE = 2**31
 """Bytes of a decoded picture beyond which it must be converted first."""
+SMALL_PICTURE = 32 * 2**20
+"""Bytes up to which a picture is left to the cache of coarse arrays, which has a budget."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,6 @@ class Picture:
     file: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    is_indexed: bool = False
 
     @property
     def chunks(self) -> tuple[int, ...] | None:
@@ -40,11 +41,19 @@ class Picture:
 
     @property
     def in_memory(self) -> bool:
-        # decoded once and kept by whoever opened it
-        return True
+        return False
 
-    def open(self) -> NDArray[Any]:
-        pixels = _decode(self.file, self.is_indexed)
+    def open(self) -> Any:
+        """Small pictures are decoded at each read (and kept by the cache), large ones once."""
+        nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        return self if nbytes <= SMALL_PICTURE else self.decode()
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        part: NDArray[Any] = self.decode()[index]
+        return part
+
+    def decode(self) -> NDArray[Any]:
+        pixels = _decode(self.file)
         if pixels.shape != self.shape:
             raise SourceError(
                 f"{self.file} changed from shape {self.shape} to {pixels.shape} since it was "
@@ -61,7 +70,7 @@ def read_picture(file: str) -> RawImage:
     try:
         head = _bytes(file, 64)
         refuse_lfs_pointer(head, file)
-        shape, dtype, axes, indexed = _npy_head(file) if head[:6] == b"\x93NUMPY" else _head(file)
+        shape, dtype, axes = _npy_head(file) if head[:6] == b"\x93NUMPY" else _head(file)
     except MuvitError:
         raise
     except FileNotFoundError as error:
@@ -83,7 +92,7 @@ def read_picture(file: str) -> RawImage:
     name = Path(file).name if not is_url(file) else file.rsplit("/", 1)[-1]
     return RawImage(
         kind="picture", name=name, axes=axes, source=file,
-        arrays=(Picture(file, shape, dtype, indexed),),
+        arrays=(Picture(file, shape, dtype),),
         is_rgb=axes.endswith("c") and shape[-1] in (3, 4) and dtype == np.uint8,
     )
 
@@ -100,8 +109,8 @@ def _bytes(file: str, most: int = -1) -> bytes:
         return stream.read(most)
 
 
-def _head(file: str) -> tuple[tuple[int, ...], np.dtype[Any], str, bool]:
-    """Shape, type, axes, and whether pixels are indices of a palette."""
+def _head(file: str) -> tuple[tuple[int, ...], np.dtype[Any], str]:
+    """Shape, type and axes; palettes count as the colours that they stand for."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -121,22 +130,22 @@ def _head(file: str) -> tuple[tuple[int, ...], np.dtype[Any], str, bool]:
     kind = {"I": np.int32, "F": np.float32}.get(mode, np.uint8)
     dtype = np.dtype(np.uint16 if depth == 16 or mode.startswith("I;16") else kind)
     shape = (height, width) if count == 1 else (height, width, count)
-    return shape, dtype, "yx" if count == 1 else "yxc", mode == "P"
+    return shape, dtype, "yx" if count == 1 else "yxc"
 
 
 def _png_depth(file: str) -> int:
     return _bytes(file, 26)[24]
 
 
-def _npy_head(file: str) -> tuple[tuple[int, ...], np.dtype[Any], str, bool]:
+def _npy_head(file: str) -> tuple[tuple[int, ...], np.dtype[Any], str]:
     from napari_muvit.data.sources.arrays import guess_axes
 
     array = np.load(io.BytesIO(_bytes(file)) if is_url(file) else file,
                     mmap_mode=None if is_url(file) else "r", allow_pickle=False)
-    return array.shape, array.dtype, guess_axes([array.shape], array.dtype), False
+    return array.shape, array.dtype, guess_axes([array.shape], array.dtype)
 
 
-def _decode(file: str, _indexed: bool) -> NDArray[Any]:
+def _decode(file: str) -> NDArray[Any]:
     content = _bytes(file)
     if content[:6] == b"\x93NUMPY":
         pixels: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_muvit.data.sources.direct import DirectArray, find_layout
 from napari_muvit.data.sources.remote import is_url
 from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError
 
@@ -134,7 +136,11 @@ class ZarrArray:
         return False
 
     def open(self) -> Any:
-        return open_store(self.store, self.path)
+        array = open_store(self.store, self.path)
+        if is_url(self.store):
+            return array
+        layout = find_layout(Path(self.store) / self.path, array)
+        return array if layout is None else DirectArray(array, layout)
 
     def explain(self, error: Exception) -> str:
         if not is_url(self.store):
@@ -154,3 +160,15 @@ def _some_chunk_files(folder: Path, most: int = 64) -> list[Path]:
             if len(found) >= most:
                 break
     return found
+
+
+def date_of(source: str | None) -> tuple[int, int] | None:
+    """Date and size of a local source's own metadata, so that a new file is a new image."""
+    if source is None:
+        return None
+    path = Path(source)
+    for candidate in (path / "zarr.json", path / ".zattrs", path / ".zarray", path):
+        if candidate.exists():
+            status = os.stat(candidate)
+            return status.st_mtime_ns, status.st_size
+    return None
