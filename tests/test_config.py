@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from napari_muvit.config import FinetuneConfig, Options, PretrainConfig, parse_config, write_config
+from napari_muvit.config import (
+    FinetuneConfig,
+    Options,
+    PredictConfig,
+    PretrainConfig,
+    parse_config,
+    write_config,
+)
 from napari_muvit.errors import ConfigError
 
 MINIMAL = {"images": "a.ome.zarr", "output": "run"}
@@ -71,9 +78,44 @@ def test_a_missing_file_is_refused() -> None:
         parse_config(PretrainConfig, "nowhere.yaml")
 
 
+RECIPE = """
+common: {levels: [1, 8], images: [a], masking_ratio: 0.5}
+pretrain: {output: one, steps: 3}
+finetune: {output: two, labels: [l], levels: [1]}
+"""
+
+
+def test_a_recipe_holds_a_whole_job(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    pretrain = parse_config(PretrainConfig, path)
+    finetune = parse_config(FinetuneConfig, path)
+    assert (pretrain.output, pretrain.levels, pretrain.masking_ratio) == ("one", (1, 8), 0.5)
+    assert (finetune.output, finetune.levels, finetune.images) == ("two", (1,), ("a",))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("finetune: {output: o}", "no section 'pretrain'"), ("pretrain: 3", "no section of a recipe"),
+     ("pretrain: {output: o}\nsteps: 3", "'steps'"), ("pretrain: {stepz: 3}", "'steps'")],
+)
+def test_a_recipe_that_is_wrong_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        parse_config(PretrainConfig, path)
+
+
 def test_own_sizes_replace_the_presets() -> None:
     config = parse_config(PretrainConfig, MINIMAL | {"preset": "tiny", "dim": 64, "patch_size": 4})
     sizes = config.model_sizes()
     assert sizes["dim"] == 64
     assert sizes["patch_size"] == (4,)
     assert sizes["num_layers"] == 4
+
+
+@pytest.mark.parametrize("recipe", ["synthetic", "mouse", "kpis"])
+@pytest.mark.parametrize("kind", [PretrainConfig, FinetuneConfig, PredictConfig])
+def test_the_recipes_are_valid(recipe: str, kind: type[Options]) -> None:
+    path = Path(__file__).parents[1] / "configs" / f"{recipe}.yaml"
+    assert parse_config(kind, path)

@@ -2,7 +2,9 @@
 
 Forms, ``--help`` and the reference page derive from these classes, so the three cannot
 disagree. A config is frozen and refuses unknown keys. YAML files are flat: one key for each
-field, the same names as the command line's flags.
+field, the same names as the command line's flags; a recipe holds one such part for each verb.
+
+This file is long because every option stands here, and nowhere else.
 
 Sources: MuViT (CVPR 2026), sections 3 and 4 and supplement A.2, A.3.
 """
@@ -465,6 +467,9 @@ class PredictConfig(Options):
 
 ConfigT = TypeVar("ConfigT", bound=Options)
 
+SECTIONS = {"PretrainConfig": "pretrain", "FinetuneConfig": "finetune", "PredictConfig": "predict"}
+"""Section of a recipe file for each kind of config."""
+
 
 def parse_config(kind: type[ConfigT], given: ConfigT | Mapping[str, Any] | str | Path) -> ConfigT:
     """A checked config from a config, a dict or the path of a YAML file.
@@ -476,13 +481,44 @@ def parse_config(kind: type[ConfigT], given: ConfigT | Mapping[str, Any] | str |
     """
     if isinstance(given, kind):
         return given
-    values = read_yaml(given) if isinstance(given, (str, Path)) else dict(given)
+    values = read_options(kind, given) if isinstance(given, (str, Path)) else dict(given)
     check_schema(values)
     check_keys(kind, values)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise config_error(error) from None
+
+
+def read_options(kind: type[Options], path: str | Path) -> dict[str, Any]:
+    """The options of `kind` in a YAML file, their names checked, their values not yet.
+
+    A recipe holds a whole job: sections ``pretrain``, ``finetune`` and ``predict``, and
+    ``common`` for what they share as far as the section's kind knows it.
+    """
+    values = read_yaml(path)
+    check_schema(values)
+    if values.keys() & {"common", *SECTIONS.values()}:
+        section = SECTIONS.get(kind.__name__, "")
+        check_sections(values, section, path)
+        common = values.get("common") or {}
+        shared = {key: value for key, value in common.items() if key in kind.model_fields}
+        values = shared | (values.get(section) or {})
+    check_keys(kind, values)
+    return values
+
+
+def check_sections(values: Mapping[str, Any], section: str, path: str | Path) -> None:
+    """Refuse a recipe without `section`, or with something that is no section."""
+    known = ["common", *SECTIONS.values()]
+    for key, value in values.items():
+        if key not in known or not isinstance(value, dict | None):
+            raise ConfigError(
+                f"{key!r} in {str(path)!r} is no section of a recipe. Known sections are "
+                f"{', '.join(known)}, each with 'name: value' lines.", field=str(key),
+            )
+    if section not in values:
+        raise ConfigError(f"recipe {str(path)!r} has no section {section!r}. Add '{section}:'.")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

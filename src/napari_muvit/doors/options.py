@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from napari_muvit.config import Options, check_keys, check_schema, parse_config, read_yaml
+from napari_muvit.config import Options, parse_config, read_options
 from napari_muvit.errors import ConfigError, nearest_name
 
 ConfigT = TypeVar("ConfigT", bound=Options)
@@ -106,9 +106,5 @@ def _default_text(field: FieldInfo) -> str:
 
 def merge(kind: type[ConfigT], flags: dict[str, Any], config_file: str | None) -> ConfigT:
     """The config of a command: values of the YAML file, with the flags given in their place."""
-    values: dict[str, Any] = {}
-    if config_file is not None:
-        values = read_yaml(config_file)
-        check_schema(values)
-        check_keys(kind, values)
+    values = {} if config_file is None else read_options(kind, config_file)
     return parse_config(kind, values | flags)
