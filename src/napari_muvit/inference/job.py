@@ -128,7 +128,7 @@ def plan_job(
     if roi is not None:
         cells &= cells_in(plan, _box_places(roi, pyramid))
     return Job(
-        pyramid, model, plan, _measure(spec, pyramid), match.scale, tuple(scaled_axes), cells,
+        pyramid, model, plan, measure_image(spec, pyramid), match.scale, tuple(scaled_axes), cells,
         default_batch(model) if batch_size is None else batch_size,
     )
 
@@ -216,7 +216,8 @@ def _box_places(roi: ArrayLike, pyramid: Pyramid) -> PlaceMap:
     return PlaceMap.everywhere(pyramid.extent).within(box)
 
 
-def _measure(spec: ModelSpec, pyramid: Pyramid) -> Normalization:
+def measure_image(spec: ModelSpec, pyramid: Pyramid) -> Normalization:
+    """The image's own offset and scale under the model's rule."""
     rule = NormalizationRule.from_dict(spec.normalization or {"kind": "none"})
     return measure(rule, pyramid)
 

@@ -55,7 +55,10 @@ class Predictor(Protocol):
     and `valid` (B, L, *S) bool; returns (B, K, *S) float32.
     """
 
-    spec: ModelSpec
+    @property
+    def spec(self) -> ModelSpec:
+        """What it reads and means."""
+        ...
 
     def __call__(
         self, x: FloatImage, bbox: NDArray[np.float64], valid: NDArray[np.bool_]

@@ -81,7 +81,6 @@ def read_spec(model: nn.Module, fingerprint: Callable[[nn.Module], str]) -> Mode
     CheckpointError
         If it is no segmenter, or does not remember its crop size.
     """
-    meta = getattr(model, "meta", None)
     encoder = getattr(model, "encoder", None)
     num_classes = getattr(model, "num_classes", None)
     if encoder is None or num_classes is None:
@@ -89,6 +88,17 @@ def read_spec(model: nn.Module, fingerprint: Callable[[nn.Module], str]) -> Mode
             f"the model is {type(model).__name__}, which does not segment. Fine-tune it first "
             "(napari-muvit's train finetune), and pass the fine-tuned run."
         )
+    meta = getattr(model, "meta", None)
+    return _read(encoder, meta, _class_table(meta, num_classes), fingerprint(model))
+
+
+def read_encoder_spec(encoder: nn.Module, fingerprint: Callable[[nn.Module], str]) -> ModelSpec:
+    """The spec of a loaded encoder, which has no classes."""
+    meta = getattr(encoder, "meta", None)
+    return _read(encoder, meta, ClassTable(()), fingerprint(encoder))
+
+
+def _read(encoder: Any, meta: Any, table: ClassTable, fingerprint: str) -> ModelSpec:
     crop_size = getattr(meta, "crop_size", None) or getattr(encoder, "crop_size", None)
     if crop_size is None:
         raise CheckpointError(
@@ -100,12 +110,12 @@ def read_spec(model: nn.Module, fingerprint: Callable[[nn.Module], str]) -> Mode
     names = getattr(meta, "channel_names", None)
     return ModelSpec(
         levels=tuple(encoder.levels), crop_size=_per_axis(crop_size, ndim), ndim=ndim,
-        in_channels=int(encoder.in_channels), class_table=_class_table(meta, num_classes),
-        scaled_axes=_scaled_axes(getattr(meta, "scaled_axes", None), ndim),
+        in_channels=int(encoder.in_channels), class_table=table,
+        scaled_axes=_scaled_axes(getattr(meta, "scaled_axes", None), ndim)
+        or getattr(encoder, "scaled_axes", None),
         pixel_size=tuple(pixel_size) if pixel_size else None,
         normalization=getattr(meta, "normalization", None) or None,
-        channel_names=tuple(names) if names else None,
-        fingerprint=fingerprint(model),
+        channel_names=tuple(names) if names else None, fingerprint=fingerprint,
     )
 
 
