@@ -152,4 +152,21 @@ def test_large_dense_labels_are_scanned_on_a_coarser_array():
     table = ClassTable(make_classes([1]), unlabelled=0)
     annotated, _, coverage = label_places(LabelReader(pyramid, pyramid, table), max_pixels=2000)
     assert annotated.cell.tolist() == [32, 32]
+    assert not annotated.mask[1].any()
     assert coverage == pytest.approx(0.25)
+
+
+def test_what_is_too_large_to_look_at_may_hold_annotations(tmp_path):
+    path = tmp_path / "labels.zarr"
+    table = ClassTable(make_classes([1]), unlabelled=0)
+    arrays = create_pyramid(path, shape=(64, 256), axes="yx", levels=1, dtype=np.uint8, chunk=32,
+                            classes=table)
+    arrays[0][:] = 1
+    pyramid = open_pyramid(str(path))
+    arrays[0][:, :32] = 0
+    reader = LabelReader(pyramid, pyramid, table)
+    annotated, foreground, coverage = label_places(reader, max_pixels=4096)
+    assert annotated.mask[:, 2:].all()
+    assert foreground.mask.any()
+    assert not foreground.mask.all()
+    assert 0.4 < coverage <= 1

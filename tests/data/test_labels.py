@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from napari_muvit.data.labels import (
     ClassTable,
     LabelClass,
-    array_blocks,
+    find_values,
     infer_class_table,
     make_classes,
     read_class_table,
 )
 from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.pyramid import open_pyramid
+from napari_muvit.data.stored_chunks import array_blocks
 from napari_muvit.errors import InputError, SourceError
 
 TABLE = ClassTable(
@@ -130,6 +131,19 @@ def test_names_of_other_programs_are_read():
     assert found.names == ("background", "vessel")
     assert found.classes[0].color == "#010203"
     assert ClassTable.from_ngff({"version": "0.4"}) is None
+
+
+def test_values_of_sparse_stores_are_those_of_stored_chunks_and_the_fill_value(tmp_path):
+    path = tmp_path / "foreign.zarr"
+    arrays = create_pyramid(path, shape=(50_000, 50_000), axes="yx", levels=(1, 64),
+                            dtype=np.uint16, fill_value=9)
+    arrays[0][40_000, 40_000] = 300
+    assert find_values(open_pyramid(str(path))) == [9, 300]
+
+
+def test_values_of_any_integer_type_are_found():
+    for dtype in (np.uint8, np.int32, np.int64):
+        assert find_values(image([0, 3], dtype)) == [0, 3]
 
 
 def test_instances_are_refused():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -326,3 +328,8 @@ def test_boxes_are_checked():
         check_boxes(good[:, ::-1])
     with pytest.raises(InputError, match="not finite"):
         check_boxes(good + np.inf)
+
+
+def test_samples_need_no_torch():
+    code = "import sys, napari_muvit.data.samples; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

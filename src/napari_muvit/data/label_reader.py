@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_muvit.data.labels import ClassTable, array_blocks, check_label_dtype
+from napari_muvit.data.labels import ClassTable, check_label_dtype
 from napari_muvit.data.places import PlaceMap
-from napari_muvit.data.stored_chunks import block_pixels, stored_blocks
+from napari_muvit.data.stored_chunks import array_blocks, block_pixels, scan_blocks
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import FloatArray
 
@@ -206,7 +206,8 @@ def label_places(
         `coverage` is the share of the image that is annotated, 0..1.
     """
     pyramid, table = reader.pyramid, reader.table
-    index, blocks = _affordable_blocks(pyramid, max_pixels)
+    index, blocks = scan_blocks(pyramid, max_pixels)
+    every = max(1, -(-block_pixels(blocks) // max_pixels))
     shape = pyramid.shapes[index]
     step = tuple(
         max(16, -(-n // CELLS)) if axis >= len(shape) - 2 else 1 for axis, n in enumerate(shape)
@@ -216,7 +217,11 @@ def label_places(
     foreground = np.zeros(len(table) + 1, dtype=bool)
     foreground[list(table.foreground)] = True
     num_labelled = 0
-    for start, size in blocks:
+    for number, (start, size) in enumerate(blocks):
+        if number % every:
+            # Too large to look at all of it: anything may be here, and draws will tell.
+            _mark_cells(masks[0], np.ones(size, dtype=bool), start, step)
+            continue
         found = table.to_index(pyramid.read(index, start, size)[0])
         for i, mask in enumerate((found >= 0, foreground[found])):
             _mark_cells(masks[i], mask, start, step)
@@ -226,22 +231,7 @@ def label_places(
     origin = (lower + 0.5) * reader.ratio - 0.5
     cell = factor * np.asarray(step)
     annotated, positive = (PlaceMap(mask, cell, reader.extent, origin) for mask in masks)
-    return annotated, positive, num_labelled / math.prod(shape)
-
-
-def _affordable_blocks(
-    pyramid: Pyramid, max_pixels: int
-) -> tuple[int, Iterator[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """The finest array that can be scanned, and the blocks of it that may hold something."""
-    last = len(pyramid.factors) - 1
-    for index in range(last + 1):
-        stored = stored_blocks(pyramid, index)
-        if stored is None:
-            if math.prod(pyramid.shapes[index]) <= max_pixels or index == last:
-                return index, array_blocks(pyramid.shapes[index])
-        elif block_pixels(stored) <= max_pixels or index == last:
-            return index, iter(stored)
-    return last, array_blocks(pyramid.shapes[last])
+    return annotated, positive, min(1.0, every * num_labelled / math.prod(shape))
 
 
 def _mark_cells(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_muvit.data.stored_chunks import block_pixels, fill_value, scan_blocks
 from napari_muvit.errors import InputError, SourceError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ MAX_CLASSES = 256
 """Label images with more values than this hold instances, not classes."""
 
 SCAN_PIXELS = 1 << 28
-"""Largest number of label pixels that are looked at to find the values of one image."""
+"""Stored label pixels of an array beyond which values are looked for in a coarser one."""
 
 PALETTE = (
     "#e41a1c", "#377eb8", "#4daf4a", "#984ea3", "#ff7f00", "#ffd92f", "#a65628", "#f781bf",
@@ -343,7 +344,8 @@ def _table_of(pyramid: Pyramid, unlabelled: int | None, background: int | None) 
 def find_values(pyramid: Pyramid, max_pixels: int = SCAN_PIXELS) -> list[int]:
     """Values that occur in a label image, ascending; block by block, in constant memory.
 
-    Reads the finest array that has at most `max_pixels` pixels, else the coarsest.
+    Reads the stored chunks of the finest array whose stored chunks have at most `max_pixels`
+    pixels, else those of the coarsest.
 
     Raises
     ------
@@ -351,11 +353,13 @@ def find_values(pyramid: Pyramid, max_pixels: int = SCAN_PIXELS) -> list[int]:
         If there are more than 256 values: these are instances.
     """
     check_label_dtype(pyramid.dtype)
-    index = scan_array(pyramid, max_pixels)
+    index, blocks = scan_blocks(pyramid, max_pixels)
     fresh = pyramid.uncached()
     found: set[int] = set()
-    for start, size in array_blocks(pyramid.shapes[index]):
-        found.update(int(v) for v in np.unique(fresh.read(index, start, size)))
+    if block_pixels(blocks) < math.prod(pyramid.shapes[index]):
+        found.add(fill_value(pyramid, index))
+    for start, size in blocks:
+        found.update(_values_in(fresh.read(index, start, size)))
         if len(found) > MAX_CLASSES:
             raise SourceError(
                 f"labels {pyramid.name!r} hold more than {MAX_CLASSES} values, which looks like "
@@ -365,20 +369,8 @@ def find_values(pyramid: Pyramid, max_pixels: int = SCAN_PIXELS) -> list[int]:
     return sorted(found)
 
 
-def scan_array(pyramid: Pyramid, max_pixels: int) -> int:
-    """Index of the finest array of at most `max_pixels` pixels; else the coarsest."""
-    indices = range(len(pyramid.factors))
-    return next(
-        (i for i in indices if math.prod(pyramid.shapes[i]) <= max_pixels), indices[-1]
-    )
-
-
-def array_blocks(
-    shape: Sequence[int], side: int = 2048
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Start and size of blocks that cover an array once, in raster order."""
-    steps = [min(side, n) if i >= len(shape) - 2 else 1 for i, n in enumerate(shape)]
-    ranges = [range(0, n, step) for n, step in zip(shape, steps, strict=True)]
-    for start in itertools.product(*ranges):
-        size = (min(k, n - s) for s, k, n in zip(start, steps, shape, strict=True))
-        yield start, tuple(size)
+def _values_in(block: NDArray[Any]) -> list[int]:
+    """Values that occur in a block; counting is faster than sorting where they are small."""
+    if block.dtype.kind == "u" and block.dtype.itemsize <= 2:
+        return [int(v) for v in np.flatnonzero(np.bincount(block.ravel()))]
+    return [int(v) for v in np.unique(block)]

@@ -5,10 +5,11 @@ Chunks that were never written hold the fill value, so only the others need to b
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,4 +62,35 @@ def block_pixels(blocks: list[Block]) -> int:
     return sum(math.prod(size) for _, size in blocks)
 
 
-__all__ = ["Block", "block_pixels", "stored_blocks"]
+def fill_value(pyramid: Pyramid, index: int) -> int:
+    """What the chunks of a label array hold that were never written."""
+    handle = pyramid._handles[index]
+    if not isinstance(handle, ZarrArray):
+        return 0
+    return int(getattr(open_store(handle.store, handle.path), "fill_value", 0) or 0)
+
+
+def scan_blocks(pyramid: Pyramid, max_pixels: int) -> tuple[int, list[Block]]:
+    """The array to look through for what a label image holds, and its blocks.
+
+    It is the finest array whose stored blocks have at most `max_pixels` pixels; else the
+    coarsest.
+    """
+    last = len(pyramid.factors) - 1
+    for index, shape in enumerate(pyramid.shapes):
+        stored = stored_blocks(pyramid, index)
+        if stored is None and math.prod(shape) > max_pixels and index < last:
+            continue
+        blocks = list(array_blocks(shape)) if stored is None else stored
+        if block_pixels(blocks) <= max_pixels:
+            return index, blocks
+    return last, blocks
+
+
+def array_blocks(shape: Sequence[int], side: int = 2048) -> Iterator[Block]:
+    """Start and size of blocks that cover an array once, in raster order."""
+    steps = [min(side, n) if i >= len(shape) - 2 else 1 for i, n in enumerate(shape)]
+    ranges = [range(0, n, step) for n, step in zip(shape, steps, strict=True)]
+    for start in itertools.product(*ranges):
+        size = (min(k, n - s) for s, k, n in zip(start, steps, shape, strict=True))
+        yield start, tuple(size)
