@@ -83,8 +83,17 @@ def rate(work: Callable[[], None], count: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-def compare_ways(path: Path, side: int, samples: int, rounds: int) -> dict[str, float]:
-    """Samples per second of each way, medians over rounds that take turns."""
+def processor_ms(work: Callable[[], None], count: int) -> float:
+    """Processor time of one sample in ms: what a busy computer cannot distort."""
+    started = time.process_time()
+    work()
+    return 1000 * (time.process_time() - started) / count
+
+
+def compare_ways(
+    path: Path, side: int, samples: int, rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Samples per second and processor ms per sample of each way, medians over rounds in turns."""
     import dask.array as da
     import zarr
 
@@ -101,11 +110,14 @@ def compare_ways(path: Path, side: int, samples: int, rounds: int) -> dict[str, 
         "dask": (lambda places: read_dask(lazy, places), max(samples // 4, 1)),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         for name, (work, count) in ways.items():
             places = draw_places(count, side, number)
             rates[name].append(rate(lambda w=work, p=places: w(p), count))
-    return {name: statistics.median(values) for name, values in rates.items()}
+            costs[name].append(processor_ms(lambda w=work, p=places: w(p), count))
+    return ({name: statistics.median(values) for name, values in rates.items()},
+            {name: statistics.median(values) for name, values in costs.items()})
 
 
 def _work(job: tuple[Pyramid, int, int, int]) -> None:
@@ -131,11 +143,14 @@ def compare_workers(path: Path, side: int, samples: int, rounds: int) -> dict[st
 
 def peak_memory(path: str, side: int) -> None:
     """In a fresh process: print the largest memory after reading crops all over a store."""
-    import resource
-
     read_ours(open_pyramid(path), draw_places(200, side, 0))
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+    # ru_maxrss would count what the parent held before this process began
+    status = Path("/proc/self/status")
+    if not status.exists():
+        print("nan")
+        return
+    row = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(row.split()[1]) / 2**10)
 
 
 def compare_memory(folder: Path) -> dict[str, float]:
@@ -154,7 +169,9 @@ def compare_memory(folder: Path) -> dict[str, float]:
 def report(results: dict[str, Any]) -> None:
     ways, workers = results["samples per second"], results["workers"]
     for name, value in {**ways, **workers}.items():
-        print(f"{name:32} {value:8.1f} samples/s")
+        cost = results["processor ms per sample"].get(name)
+        print(f"{name:32} {value:8.1f} samples/s"
+              + ("" if cost is None else f"  {cost:6.2f} ms of processor"))
     one, two = workers.values()
     ratios = {
         "ours / dask (at least 4)": ways["ours"] / ways["dask"],
@@ -184,10 +201,11 @@ def main() -> None:
         path = Path(name) / "image.ome.zarr"
         make_store(path, options.side)
         arguments = (path, options.side, options.samples, options.rounds)
+        rates, costs = compare_ways(*arguments)
         results: dict[str, Any] = {
             "machine": platform.processor() or platform.machine(), "levels": LEVELS, "size": SIZE,
-            "samples per second": compare_ways(*arguments), "workers": compare_workers(*arguments),
-            "memory MiB": compare_memory(Path(name)),
+            "samples per second": rates, "processor ms per sample": costs,
+            "workers": compare_workers(*arguments), "memory MiB": compare_memory(Path(name)),
         }
     shared_cache.clear()
     report(results)

@@ -27,6 +27,10 @@ from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError, ne
 
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".lsm", ".stk", ".btf",
             ".tf8", ".tf2")
+MOST_PAGES = 64
+"""Pages of a level whose place in the file is checked: opening must not take long."""
+LARGE_PIECE = 64 * 2**20
+"""Bytes of one strip or tile beyond which every crop is slow, and a note says so."""
 PLAUSIBLE_UM = (1e-3, 50.0)
 """Pixel sizes outside these bounds come from screen resolutions, not from microscopes."""
 
@@ -79,8 +83,15 @@ class _LevelView:
         import zarr
 
         self._file = tifffile.TiffFile(_stream(handle.file))
-        store = self._file.series[handle.series].aszarr(level=handle.level)
-        self.array = zarr.open_array(store, mode="r")
+        series = self._file.series[handle.series]
+        level = series.levels[handle.level]
+        offset = level.dataoffset
+        if offset is not None and level.keyframe.is_memmappable and not is_url(handle.file):
+            # one strip of raw pixels; decoding it whole for every crop would be absurd
+            dtype = np.dtype(self._file.byteorder + level.dtype.char)
+            self.array: Any = np.memmap(handle.file, dtype, "r", offset, handle.shape)
+            return
+        self.array = zarr.open_array(series.aszarr(level=handle.level), mode="r")
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -108,6 +119,7 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
         names = _channel_names(tiff, number) if "c" in axes else None
         sizes = _pixel_size(tiff, series, number)
         rgb = _is_rgb(series, axes)
+        slow = _slow_notes(series, handles[0])
         kind = next((k for k in ("svs", "ndpi", "scn", "bif", "qpi", "ome", "imagej", "lsm")
                      if getattr(tiff, f"is_{k}", False)), "")
     title = Path(file).name if not is_url(file) else file.rsplit("/", 1)[-1]
@@ -117,7 +129,7 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
         arrays=handles, source=file, scales=scales,
         units=tuple("micrometer" if sizes is not None and a in "zyx" else None for a in axes),
         channel_names=names, is_rgb=rgb, extra={"shape_ratios": True},
-        notes=tuple(f"the axis {d} is used as {u}" for d, u in drop),
+        notes=(*(f"the axis {d} is used as {u}" for d, u in drop), *slow),
     )
 
 
@@ -253,13 +265,22 @@ def _handle(file: str, series: int, number: int, level: Any) -> TiffLevel:
     return handle
 
 
+def _slow_notes(series: Any, finest: TiffLevel) -> list[str]:
+    nbytes = float(np.prod(finest.chunks or finest.shape)) * finest.dtype.itemsize
+    if nbytes <= LARGE_PIECE or series.dataoffset is not None:
+        return []
+    return [f"its pixels are stored in pieces of {nbytes / 2**20:.0f} MiB, so every crop is slow; "
+            "convert it once: napari-muvit convert"]
+
+
 def _check_complete(file: str, levels: list[Any]) -> None:
     """Refuse a file whose tiles end beyond its own end: a copy that was cut short."""
     if is_url(file):
         return
     size = Path(file).stat().st_size
     for number, level in enumerate(levels):
-        for page in level.pages:
+        step = max(1, len(level.pages) // MOST_PAGES)
+        for page in [*level.pages[::step], level.pages[-1]]:
             if page is None:
                 continue
             ends = np.asarray(page.dataoffsets, np.uint64) + np.asarray(
