@@ -41,8 +41,9 @@ def prepare(folder: Path) -> dict[str, str]:
              api.LabelClass(3, "nuclei", "#56b4e9"))
     table = api.ClassTable(names, background=1)
     paths = {name: str(folder / name) for name in ("tissue.ome.zarr", "labels.ome.zarr")}
-    image = api.pyramid_from_arrays([rgb], axes="yxc", pixel_size=(0.5, 0.5))
-    truth = api.pyramid_from_arrays([labels], axes="yx", pixel_size=(0.5, 0.5), is_labels=True)
+    image = api.pyramid_from_arrays([rgb], axes="yxc", pixel_size=(0.5, 0.5), name="colon")
+    truth = api.pyramid_from_arrays([labels], axes="yx", pixel_size=(0.5, 0.5), is_labels=True,
+                                    name="stains")
     for _ in api.convert(image, paths["tissue.ome.zarr"], levels=(1, 2, 4), chunk=128):
         pass
     for _ in api.convert(truth, paths["labels.ome.zarr"], levels=(1, 2, 4), chunk=128,
@@ -78,6 +79,7 @@ def show_pretrain(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
     widget.form.set_values({**TINY, "steps": 60})
     widget.output.line.setText(str(Path(paths["runs"]) / "pretrain-1"))
     widget.view.watch(Path(paths["runs"]) / "pretrain-1")
+    widget.tabs.setCurrentIndex(1)
     wait(20, lambda: widget.view.picture is not None)
     wait(1)
 

@@ -76,7 +76,7 @@ class StubBackend:
             raise FileNotFoundError(path)
         return StubPyramid(self.stores[str(path)][None], source=str(path))
 
-    def load_model(self, folder: Any, device: str = "cpu") -> Any:
+    def load_model(self, folder: Any) -> Any:
         if self.failure is not None:
             raise self.failure
         classes = ClassTable((LabelClass(1, "dark", "#ff0000"), LabelClass(2, "bright", "#00ff00")))
@@ -96,7 +96,9 @@ class StubBackend:
         return da.from_array(pyramid.image[0], chunks=256).map_blocks(
             label, meta=np.empty((0, 0), np.uint8))
 
-    def predict_to_zarr(self, pyramid: StubPyramid, model: Any, output: Any) -> Any:
+    def predict_to_zarr(
+        self, pyramid: StubPyramid, model: Any, output: Any, **options: Any
+    ) -> Any:
         for done in range(1, 5):
             self.hold.wait(20)
             if self.failure is not None:
@@ -152,3 +154,33 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(notifications.notification_manager, "dispatch", remember)
     return said
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A real image, its labels, and a tiny fine-tuned run: ``image``, ``labels``, ``run``."""
+    import torch
+
+    from napari_muvit import api
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    rows = np.arange(192)[:, None] // 48 + np.arange(256) // 48
+    image = np.where(rows % 2, 200, 40).astype(np.uint8)
+    paths = SimpleNamespace(
+        image=folder / "board.ome.zarr", labels=folder / "labels.ome.zarr", run=folder / "run"
+    )
+    names = (LabelClass(1, "dark", "#ff0000"), LabelClass(2, "bright", "#00ff00"))
+    pyramid = api.pyramid_from_arrays([image], axes="yx", pixel_size=(0.5, 0.5), name="board")
+    for _ in api.convert(pyramid, paths.image, levels=(1, 2, 4), chunk=64):
+        pass
+    labels = (1 + rows % 2).astype(np.uint8)
+    for _ in api.convert(labels, paths.labels, chunk=64, classes=ClassTable(names)):
+        pass
+    config = {
+        "images": (str(paths.image),), "labels": (str(paths.labels),), "levels": (1, 4),
+        "crop_size": (32,), "preset": "tiny", "steps": 3, "batch_size": 2, "tissue": "none",
+        "threads": 1, "device": "cpu", "output": str(paths.run),
+    }
+    api.finetune(config).wait()
+    return paths

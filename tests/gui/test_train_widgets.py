@@ -71,7 +71,7 @@ def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:
     qtbot.waitUntil(lambda: widget.view.picture is not None
                     and widget.view.picture.state == "completed", timeout=WAIT_MS)
     assert len(widget.view.picture.train) == 4
-    assert widget.view.losses.listDataItems()
+    assert widget.view.losses.plot.listDataItems()
     assert not widget.view.preview.pixmap().isNull()
     assert "Completed, step 4 of 4" in widget.view.headline.text()
 

@@ -49,11 +49,11 @@ def test_region_outside_is_refused() -> None:
 
 
 def test_model_that_does_not_segment_is_refused() -> None:
-    backend = SimpleNamespace(load_model=lambda folder, device: SimpleNamespace(meta=None))
+    backend = SimpleNamespace(load_model=lambda folder: SimpleNamespace(meta=None))
     with pytest.raises(InputError, match="Fine-tune"):
-        predict.load(backend, "run", "cpu")
+        predict.load(backend, "run")
     with pytest.raises(InputError, match="Choose"):
-        predict.load(backend, " ", "cpu")
+        predict.load(backend, " ")
 
 
 def test_remaining_time_is_said() -> None:

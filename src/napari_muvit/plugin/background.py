@@ -65,6 +65,9 @@ class LatestTask(QObject):  # type: ignore[misc]
                 signal, result = self.failed, error
             if not self._is_stopped:
                 signal.emit(result)
+            elif hasattr(result, "close"):
+                # Nobody will take what was made for nothing.
+                result.close()
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ def weak_slot(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class DockWidget(QWidget):  # type: ignore[misc]
-    """A widget whose content scrolls, and which lets go of the viewer when it is destroyed.
+    """A widget whose body scrolls, and which lets go of the viewer when it is destroyed.
+
+    What is added to `footer` stays in sight below the body.
 
     Parameters
     ----------
@@ -59,10 +61,13 @@ class DockWidget(QWidget):  # type: ignore[misc]
         self.body = QVBoxLayout(content)
         self.body.setContentsMargins(6, 6, 6, 6)
         area.setWidget(content)
+        self.footer = QVBoxLayout()
+        self.footer.setContentsMargins(6, 0, 6, 6)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
-        self.setMinimumWidth(320)
+        outer.addLayout(self.footer)
+        self.setMinimumWidth(350)
 
     @property
     def backend(self) -> Any:

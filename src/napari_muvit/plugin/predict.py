@@ -57,7 +57,7 @@ class LoadedModel:
         return f"Levels {levels}; crops of {size} px{count}."
 
 
-def load(backend: Any, folder: str, device: str) -> LoadedModel:
+def load(backend: Any, folder: str) -> LoadedModel:
     """Load the segmenter in a run or model folder (runs in a thread).
 
     Raises
@@ -67,7 +67,7 @@ def load(backend: Any, folder: str, device: str) -> LoadedModel:
     """
     if not folder.strip():
         raise InputError("no model folder is chosen. Choose the folder of a fine-tuning run.")
-    module = backend.load_model(folder, device=device)
+    module = backend.load_model(folder)
     meta = getattr(module, "meta", None)
     encoder = getattr(module, "encoder", None)
     if encoder is None or not hasattr(module, "num_classes"):
@@ -184,10 +184,10 @@ class BlockDone:
 
 
 def predict_region(
-    backend: Any, image: ResolvedImage, model: LoadedModel, region: Region
+    backend: Any, image: ResolvedImage, model: LoadedModel, region: Region, device: str
 ) -> Iterator[BlockDone]:
     """Labels of a region, block by block (runs in a thread)."""
-    labels = backend.predict(image.pyramid, model.module)
+    labels = backend.predict(image.pyramid, model.module, device=device)
     for number, block in enumerate(region.blocks, start=1):
         values = np.asarray(labels[block].compute(scheduler="synchronous"))
         yield BlockDone(block, values, number, len(region.blocks))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtWidgets import QComboBox, QFormLayout, QProgressBar, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QPushButton
 
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import predict
@@ -16,8 +16,9 @@ from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
 from napari_muvit.plugin.layers import ResolvedImage, visible_box
+from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
-from napari_muvit.plugin.preferences import preference
+from napari_muvit.plugin.preferences import cache_folder, preference
 
 
 class PredictWidget(DockWidget):
@@ -27,6 +28,7 @@ class PredictWidget(DockWidget):
         super().__init__(napari_viewer, backend)
         self.model: predict.LoadedModel | None = None
         self.job: Job | None = None
+        self.session: LiveSession | None = None
         self._after_load: Callable[[], None] | None = None
         self._finish: Callable[[], None] | None = None
         self._painter: _Painter | None = None
@@ -46,7 +48,6 @@ class PredictWidget(DockWidget):
         self.device.addItems(["auto", "cpu", "cuda", "mps"])
         self.device.setToolTip("Where the model runs; auto takes a graphics card if there is one.")
         self.device.setCurrentText(str(preference("device", "auto")))
-        self.device.currentTextChanged.connect(self._on_folder)
         self.output = FolderPicker(
             "OME-Zarr that the whole image's labels are written to. A prediction that was "
             "interrupted goes on where it stopped.", "in the run folder",
@@ -59,8 +60,23 @@ class PredictWidget(DockWidget):
         self.body.addLayout(form)
         self.about = wrapped_label()
         self.body.addWidget(self.about)
+        self.live = QPushButton("Live in view")
+        self.live.setCheckable(True)
+        self.live.setToolTip(
+            "Predict what the canvas shows as you move, until pressed again. What was predicted "
+            "is kept and shown again at once."
+        )
+        self.live.clicked.connect(self._on_live)
+        self.follow = QCheckBox("Follow training")
+        self.follow.setToolTip(
+            "While the model is still trained, change to its newest checkpoint as it comes."
+        )
+        self.follow.toggled.connect(self._on_follow)
+        self.body.addLayout(row(self.live, self.follow))
         self.view = QPushButton("Predict view")
-        self.view.setToolTip("Predict what the canvas shows, from the middle outwards.")
+        self.view.setToolTip(
+            "Predict what the canvas shows once, with blended tiles, into a layer of its own."
+        )
         self.view.clicked.connect(self._on_view)
         self.whole = QPushButton("Predict whole image")
         self.whole.setToolTip("Predict the image to an OME-Zarr of labels on disk.")
@@ -87,7 +103,7 @@ class PredictWidget(DockWidget):
     def _load(self, after: Callable[[], None] | None) -> None:
         self._after_load = after
         self.about.setText("Loading the model …")
-        self._loader.request(self.backend, self.folder.path, self.device.currentText())
+        self._loader.request(self.backend, self.folder.path)
 
     @notifies
     def _on_loaded(self, model: predict.LoadedModel) -> None:
@@ -101,8 +117,62 @@ class PredictWidget(DockWidget):
     def _on_load_failed(self, error: BaseException) -> None:
         self._after_load = None
         self.about.setText("")
+        self.live.setChecked(False)
         self._show_state()
         show_failure(error)
+
+    # -- live ----------------------------------------------------------------------------
+
+    @notifies
+    def _on_live(self, checked: bool = False) -> None:
+        if not self.live.isChecked():
+            self._stop_live()
+            return
+        try:
+            self._start_live()
+        except Exception:
+            self.live.setChecked(False)
+            raise
+
+    def _start_live(self) -> None:
+        image, model = self._ready()
+        if model is None:
+            self._load(self._on_live)
+            return
+        predict.check_fit(model, image)
+        layers = self.picker.choice.layers if self.picker.choice else ()
+        session = LiveSession(
+            self.viewer, self.backend, image, layers, model, device=self.device.currentText(),
+            cache=cache_folder() / "live",
+        )
+        session.follow_checkpoints = self.follow.isChecked()
+        session.pending.connect(self._on_pending)
+        session.warned.connect(show_hint)
+        session.ended.connect(self._on_live_ended)
+        self.destroyed.connect(session.release)
+        self.session = session
+        self.note.setText("Planning the prediction …")
+        session.start()
+        self._show_state()
+
+    def _stop_live(self) -> None:
+        if self.session is not None:
+            self.session.stop()
+
+    def _on_follow(self, checked: bool) -> None:
+        if self.session is not None:
+            self.session.follow_checkpoints = checked
+
+    def _on_pending(self, pending: int) -> None:
+        self.note.setText(f"{pending} tiles in view to come." if pending else "")
+
+    def _on_live_ended(self, error: BaseException | None) -> None:
+        self.session = None
+        self.live.setChecked(False)
+        self.note.setText("")
+        self._show_state()
+        if error is not None:
+            show_failure(error)
 
     # -- jobs ----------------------------------------------------------------------------
 
@@ -122,9 +192,10 @@ class PredictWidget(DockWidget):
         canvas = np.zeros(region.shape, model.label_dtype)
         layer = self._add_labels(canvas, f"{image.name}: prediction in view", image, region.factor,
                                  region.offset(), model)
-        backend = self.backend
+        backend, device = self.backend, self.device.currentText()
         self._start(
-            lambda: predict.predict_region(backend, image, model, region), _Painter(layer, region)
+            lambda: predict.predict_region(backend, image, model, region, device),
+            _Painter(layer, region),
         )
 
     @notifies
@@ -137,10 +208,12 @@ class PredictWidget(DockWidget):
         output = Path(self.output.path or predict.default_output(image, model.folder))
         output.parent.mkdir(parents=True, exist_ok=True)
         self.output.line.setText(str(output))
-        backend = self.backend
+        backend, device = self.backend, self.device.currentText()
 
         def generate() -> Iterator[Any]:
-            return iter(backend.predict_to_zarr(image.pyramid, model.module, output))
+            return iter(backend.predict_to_zarr(
+                image.pyramid, model.module, output, device=device
+            ))
 
         self._start(generate, finish=lambda: self._show_store(output, image, model))
 
@@ -201,6 +274,7 @@ class PredictWidget(DockWidget):
         can_start = not is_running and self.picker.choice is not None and bool(self.folder.path)
         self.view.setEnabled(can_start)
         self.whole.setEnabled(can_start)
+        self.live.setEnabled(self.session is not None or can_start)
         self.cancel.setEnabled(is_running)
         if not is_running:
             self.progress.setRange(0, 1)

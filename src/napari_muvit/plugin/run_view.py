@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,52 @@ from qtpy.QtWidgets import QLabel, QMenu, QProgressBar, QVBoxLayout, QWidget
 
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import wrapped_label
-from napari_muvit.plugin.runs import RunPicture, read_run
+from napari_muvit.plugin.runs import Curve, RunPicture, read_run
 
 REFRESH_MS = 1000
 CURVE_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442")
-CURVE_HEIGHT = 170
+CURVE_HEIGHT = 150
+FEW_POINTS = 30
+AXIS_WIDTH = 46
+
+
+class Curves(QWidget):  # type: ignore[misc]
+    """Curves in one pair of axes, with their names in their colours above."""
+
+    def __init__(self, title: str, height: int) -> None:
+        super().__init__()
+        self._title = title
+        self.caption = wrapped_label(title)
+        self.plot = pg.PlotWidget(background=None)
+        self.plot.setFixedHeight(height)
+        self.plot.setMouseEnabled(x=False, y=False)
+        self.plot.setMenuEnabled(False)
+        self.plot.hideButtons()
+        axis = self.plot.getAxis("left")
+        axis.enableAutoSIPrefix(False)
+        axis.setWidth(AXIS_WIDTH)
+        _own_menus(self.plot)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self.caption)
+        layout.addWidget(self.plot)
+
+    def draw(self, curves: dict[str, Curve]) -> None:
+        """Replace what is shown; curves of few points get dots."""
+        self.plot.clear()
+        names = []
+        for index, (name, pairs) in enumerate(curves.items()):
+            if not pairs:
+                continue
+            steps, values = zip(*pairs, strict=True)
+            color = CURVE_COLORS[index % len(CURVE_COLORS)]
+            symbol = "o" if len(steps) <= FEW_POINTS else None
+            self.plot.plot(list(steps), list(values), symbol=symbol, symbolSize=5,
+                           pen=pg.mkPen(color, width=2), symbolBrush=color, symbolPen=None)
+            if name:
+                names.append(f'<span style="color:{color}">\u25cf</span>&nbsp;{html.escape(name)}')
+        self.caption.setText(f"<b>{self._title}</b> &nbsp; " + " &nbsp; ".join(names))
 
 
 class RunView(QWidget):  # type: ignore[misc]
@@ -48,9 +90,9 @@ class RunView(QWidget):  # type: ignore[misc]
     def _build(self) -> None:
         self.headline = wrapped_label()
         self.progress = QProgressBar()
-        self.losses = self._plot("loss")
-        self.rates = self._plot("learning rate")
-        self.rates.setFixedHeight(CURVE_HEIGHT // 2)
+        self.losses = Curves("Loss", CURVE_HEIGHT)
+        self.scores = Curves("Score", CURVE_HEIGHT)
+        self.rates = Curves("Learning rate", CURVE_HEIGHT // 2)
         self.preview = QLabel()
         self.preview.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.preview.setToolTip(
@@ -59,20 +101,10 @@ class RunView(QWidget):  # type: ignore[misc]
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.headline, self.progress, self.losses, self.rates, self.preview):
+        for widget in (self.headline, self.progress, self.losses, self.scores, self.rates,
+                       self.preview):
             layout.addWidget(widget)
         self._show(None)
-
-    def _plot(self, title: str) -> Any:
-        plot = pg.PlotWidget(background=None)
-        plot.setFixedHeight(CURVE_HEIGHT)
-        plot.setLabel("left", title)
-        plot.setMouseEnabled(x=False, y=False)
-        plot.setMenuEnabled(False)
-        plot.hideButtons()
-        plot.addLegend(offset=(-5, 5), labelTextSize="8pt")
-        _own_menus(plot)
-        return plot
 
     def watch(self, folder: Path | None) -> None:
         """Show `folder` from now on; None shows nothing."""
@@ -112,6 +144,7 @@ class RunView(QWidget):  # type: ignore[misc]
         self.picture = picture
         for widget in (self.losses, self.rates, self.preview, self.progress):
             widget.setVisible(picture is not None)
+        self.scores.setVisible(picture is not None and bool(picture.scores))
         if picture is None:
             self.headline.setText("" if self.folder is None else "Starting …")
             return
@@ -122,20 +155,12 @@ class RunView(QWidget):  # type: ignore[misc]
         self._show_preview(picture.preview)
 
     def _draw(self, picture: RunPicture) -> None:
-        validation = picture.validation or {}
-        curves = {"training": picture.train, **validation}
+        losses = {"training": picture.train, **picture.losses}
         if self._other is not None:
-            curves[f"training, {self._other.folder.name}"] = self._other.train
-        for plot, named in ((self.losses, curves), (self.rates, {"learning rate": picture.rate})):
-            plot.clear()
-            for index, (name, pairs) in enumerate(named.items()):
-                if not pairs:
-                    continue
-                steps, values = zip(*pairs, strict=True)
-                color = CURVE_COLORS[index % len(CURVE_COLORS)]
-                symbol = "o" if plot is self.losses and name != "training" else None
-                plot.plot(list(steps), list(values), name=name, symbol=symbol, symbolSize=5,
-                          pen=pg.mkPen(color, width=2), symbolBrush=color, symbolPen=None)
+            losses[f"training, {self._other.folder.name}"] = self._other.train
+        self.losses.draw(losses)
+        self.scores.draw(picture.scores)
+        self.rates.draw({"": picture.rate})
 
     def _show_preview(self, path: Path | None) -> None:
         pixmap = QPixmap() if path is None else QPixmap(str(path))
@@ -154,7 +179,10 @@ def _own_menus(plot: Any) -> None:
     """
     item = plot.getPlotItem()
     menu = item.ctrlMenu
+    controls = item.ctrl.alphaGroup.window()
     for part in menu.findChildren(QMenu):
         part.setParent(menu)
-    menu.setParent(plot)
-    item.ctrl.alphaGroup.window().setParent(plot)
+        part.hide()
+    for part in (menu, controls):
+        part.setParent(plot)
+        part.hide()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,6 +20,9 @@ import yaml
 from napari_muvit.config import RunConfig
 from napari_muvit.errors import RunError
 from napari_muvit.plugin.predict import remaining_text
+
+Curve = tuple[tuple[int, float], ...]
+"""(step, value) pairs."""
 
 Verb = Literal["pretrain", "finetune"]
 STATES = {
@@ -174,8 +177,8 @@ class RunPicture:
     ----------
     train, rate
         (step, loss) and (step, learning rate) of every step.
-    validation
-        For each metric its (step, value) pairs.
+    losses, scores
+        Curves of the validation by name: losses, and everything else.
     preview
         The newest preview picture.
     """
@@ -186,9 +189,10 @@ class RunPicture:
     step: int
     steps: int
     headline: str
-    train: tuple[tuple[int, float], ...] = ()
-    rate: tuple[tuple[int, float], ...] = ()
-    validation: dict[str, tuple[tuple[int, float], ...]] | None = None
+    train: Curve = ()
+    rate: Curve = ()
+    losses: dict[str, Curve] = field(default_factory=dict)
+    scores: dict[str, Curve] = field(default_factory=dict)
     preview: Path | None = None
 
     @property
@@ -209,11 +213,14 @@ def read_run(backend: Any, folder: Path) -> RunPicture | None:
     rows = run.metrics()
     train = [row for row in rows if row.get("split") == "train"]
     tests = [row for row in rows if row.get("split") == "val"]
+    metrics = _metrics(tests)
     previews = run.previews()
     return RunPicture(
         folder=folder, kind=run.kind, state=status.state, step=status.step, steps=status.steps,
         headline=_headline(status, train), train=_pairs(train, "loss"),
-        rate=_pairs(train, "learning_rate"), validation=_metrics(tests),
+        rate=_pairs(train, "learning_rate"),
+        losses={_loss_name(name): curve for name, curve in metrics.items() if "loss" in name},
+        scores={name: curve for name, curve in metrics.items() if "loss" not in name},
         preview=previews[-1] if previews else None,
     )
 
@@ -227,11 +234,17 @@ def _headline(status: Any, train: list[dict[str, Any]]) -> str:
     return f"{text}. {status.message}" if status.message else f"{text}."
 
 
-def _pairs(rows: list[dict[str, Any]], column: str) -> tuple[tuple[int, float], ...]:
+def _loss_name(metric: str) -> str:
+    """``loss_level_4`` as a person says it."""
+    rest = metric.removeprefix("loss").replace("_", " ").strip()
+    return f"validation, {rest}" if rest else "validation"
+
+
+def _pairs(rows: list[dict[str, Any]], column: str) -> Curve:
     return tuple((int(row["step"]), float(row[column])) for row in rows if column in row)
 
 
-def _metrics(rows: list[dict[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
+def _metrics(rows: list[dict[str, Any]]) -> dict[str, Curve]:
     plain = {"step", "epoch", "split", "seconds", "superseded", "learning_rate"}
     names = sorted({name for row in rows for name in row} - plain)
     return {name: _pairs(rows, name) for name in names}

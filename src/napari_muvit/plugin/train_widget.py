@@ -7,7 +7,7 @@ from typing import Any
 
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QPushButton
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QPushButton, QTabWidget, QVBoxLayout, QWidget
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig, RunConfig, parse_config
 from napari_muvit.errors import ConfigError
@@ -43,10 +43,16 @@ class TrainWidget(DockWidget):
     def _build(self) -> None:
         self.sources = SourcesPicker(self, with_labels=self.verb == "finetune")
         self.sources.changed.connect(self._on_sources)
-        self.body.addWidget(self.sources)
+        self.tabs = QTabWidget()
+        options = QWidget()
+        self.options = QVBoxLayout(options)
+        self.options.setContentsMargins(0, 6, 0, 0)
+        self.tabs.addTab(options, "Options")
+        self.body.addWidget(self.tabs)
+        self.options.addWidget(self.sources)
         self.form = ConfigForm(self.kind, skip={"images", "labels", "output"})
         self.form.changed.connect(self._on_changed)
-        self.body.addWidget(self.form)
+        self.options.addWidget(self.form)
         self.output = FolderPicker(
             self.kind.model_fields["output"].description or "", "a new folder"
         )
@@ -59,15 +65,20 @@ class TrainWidget(DockWidget):
         self.detached.setChecked(True)
         form = QFormLayout()
         form.addRow("Run folder", self.output)
-        self.body.addLayout(form)
-        self.body.addWidget(self.detached)
+        self.options.addLayout(form)
+        self.options.addWidget(self.detached)
+        self.options.addStretch(1)
         self.note = wrapped_label()
-        self.body.addWidget(self.note)
+        self.footer.addWidget(self.note)
         self._build_buttons()
         self.view = RunView(lambda: self.backend)
         self.view.refreshed.connect(self._on_refreshed)
-        self.body.addWidget(self.view)
-        self.body.addStretch(1)
+        shown = QWidget()
+        around = QVBoxLayout(shown)
+        around.setContentsMargins(0, 6, 0, 0)
+        around.addWidget(self.view)
+        around.addStretch(1)
+        self.tabs.addTab(shown, "Run")
 
     def _build_buttons(self) -> None:
         self.start = QPushButton("Start")
@@ -85,8 +96,8 @@ class TrainWidget(DockWidget):
         self.copy = QPushButton("Copy command")
         self.copy.setToolTip("Copy the shell command that does the same run without napari.")
         self.copy.clicked.connect(self._on_copy)
-        self.body.addLayout(row(self.start, self.pause, self.stop))
-        self.body.addLayout(row(self.resume, self.copy))
+        self.footer.addLayout(row(self.start, self.pause, self.stop))
+        self.footer.addLayout(row(self.resume, self.copy))
 
     # -- options -------------------------------------------------------------------------
 
@@ -165,6 +176,7 @@ class TrainWidget(DockWidget):
     def _follow(self, control: Any) -> None:
         self.control, self._is_paused = control, False
         self.view.watch(control.folder)
+        self.tabs.setCurrentIndex(1)
         self._poll.start()
         self._show_state()
 

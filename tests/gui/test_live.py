@@ -1,0 +1,125 @@
+"""Prediction with a real model in a real viewer: live, in view, and whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_muvit import api
+from napari_muvit.plugin import predict_widget
+
+WAIT_MS = 60_000
+LIVE = "board: live prediction"
+
+
+@pytest.fixture
+def widget(
+    viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    monkeypatch.setattr(predict_widget, "cache_folder", lambda: tmp_path / "cache")
+    viewer.open(str(trained.image), plugin="napari-muvit")
+    widget = open_widget("MuViT: Predict")
+    widget.device.setCurrentText("cpu")
+    widget.folder.set_path(str(trained.run))
+    qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
+    return widget
+
+
+def is_complete(viewer: Any) -> bool:
+    """Whether what is in view has classes (cells without tissue stay empty)."""
+    if LIVE not in viewer.layers:
+        return False
+    shown = np.asarray(viewer.layers[LIVE].data)[30:160, 60:190]
+    return bool((shown > 0).mean() > 0.9)
+
+
+def start_live(widget: Any, viewer: Any, qtbot: Any) -> Any:
+    widget.live.click()
+    qtbot.waitUntil(lambda: is_complete(viewer), timeout=WAIT_MS)
+    return viewer.layers[LIVE]
+
+
+def test_live_fills_the_view(widget: Any, viewer: Any, qtbot: Any) -> None:
+    layer = start_live(widget, viewer, qtbot)
+    assert np.allclose(layer.data_to_world((0, 0)), viewer.layers["board"].data_to_world((0, 0)))
+    assert list(layer.features["class"]) == ["dark", "bright"]
+    assert widget.live.isChecked()
+    widget.live.click()
+    assert widget.session is None
+    assert not widget.live.isChecked()
+    assert is_complete(viewer)
+
+
+def test_live_starts_again_from_its_cache(widget: Any, viewer: Any, qtbot: Any) -> None:
+    start_live(widget, viewer, qtbot)
+    first = np.array(viewer.layers[LIVE].data)
+    widget.live.click()
+    viewer.layers.remove(LIVE)
+    qtbot.wait(500)
+    start_live(widget, viewer, qtbot)
+    assert np.array_equal(viewer.layers[LIVE].data, first)
+    widget.live.click()
+
+
+def test_live_ends_with_its_layer(
+    widget: Any, viewer: Any, qtbot: Any, notices: list[str]
+) -> None:
+    start_live(widget, viewer, qtbot)
+    viewer.layers.remove(LIVE)
+    qtbot.waitUntil(lambda: widget.session is None)
+    assert not widget.live.isChecked()
+    assert notices == []
+
+
+def test_live_follows_a_newer_checkpoint(
+    widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    swapped = []
+    swap = api.LivePrediction.swap_model
+    monkeypatch.setattr(api.LivePrediction, "swap_model",
+                        lambda self, model: (swapped.append(model), swap(self, model)))
+    widget.follow.setChecked(True)
+    start_live(widget, viewer, qtbot)
+    for weights in trained.run.glob("model*/*.safetensors"):
+        status = weights.stat()
+        os.utime(weights, (status.st_atime, status.st_mtime + 10))
+    qtbot.waitUntil(lambda: bool(swapped), timeout=WAIT_MS)
+    widget.live.click()
+
+
+def test_view_and_whole_agree_with_the_console(
+    widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    expected = np.asarray(api.predict(str(trained.image), str(trained.run)))
+    widget.output.set_path(str(tmp_path / "out.ome.zarr"))
+    widget.whole.click()
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+    data = viewer.layers["board: prediction"].data
+    whole = np.asarray(data[0] if viewer.layers["board: prediction"].multiscale else data)
+    assert np.array_equal(whole, expected)
+    widget.view.click()
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+    layer = viewer.layers["board: prediction in view"]
+    top, left = (round(2 * value) for value in layer.data_to_world((0, 0)))
+    height, width = layer.data.shape
+    assert np.array_equal(layer.data, expected[top : top + height, left : left + width])
+
+
+def test_image_of_other_channels_is_refused(
+    widget: Any, viewer: Any, notices: list[str], qtbot: Any
+) -> None:
+    viewer.add_image(np.zeros((64, 64, 3), np.uint8), rgb=True, name="colours", units=("um",) * 2)
+    widget.picker.choose("colours")
+    for button in (widget.live, widget.view, widget.whole):
+        button.click()
+    qtbot.waitUntil(lambda: len(notices) == 3)
+    assert all("3 channels" in notice for notice in notices)
+    assert not widget.live.isChecked()
+    assert widget.view.isEnabled()
