@@ -44,6 +44,7 @@ _HOMES = {
     "napari_muvit.data.class_files": ("read_classes", "write_classes"),
     "napari_muvit.training.run": ("Run",),
     "napari_muvit.training.folder": ("RunFolder",),
+    "napari_muvit.inference.instant": ("InstantPrediction",),
     "napari_muvit.inference.live": ("LivePrediction",),
     "napari_muvit.inference.scores": ("Scores",),
     "napari_muvit.inference.cohort": ("predict_images",),
