@@ -103,7 +103,7 @@ def _read(encoder: Any, meta: Any, table: ClassTable, fingerprint: str) -> Model
     if crop_size is None:
         raise CheckpointError(
             "the model does not say for which crop size it was trained, so tiles cannot be cut "
-            "for it. Set model.encoder.crop_size, for example to 256."
+            "for it. Set model.encoder.crop_size, for example to (256, 256)."
         )
     ndim = int(encoder.ndim)
     pixel_size = getattr(meta, "pixel_size", None)
