@@ -62,7 +62,8 @@ def train(args: Sequence[str]) -> int:
 def follow(name: str, run: Any) -> int:
     """Print the events of `run` until it ends; exit status 0 where it did its work."""
     printer = ProgressPrinter(name)
-    reason = _show_all(printer, run)
+    with run.stopping_on_signals():
+        reason = _show_all(printer, run)
     say(f"{name}: {reason}; the run folder is {run.folder}")
     return 1 if reason == "failed" else 0
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
+from napari_muvit.doors.commands import print_areas
 from napari_muvit.doors.progress import ProgressPrinter, left
 from napari_muvit.doors.shell import duration
 
@@ -31,3 +33,11 @@ def test_elsewhere_than_on_a_terminal_lines_are_few(capsys: pytest.CaptureFixtur
 def test_durations_are_said_as_a_person_would() -> None:
     assert [duration(s) for s in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
     assert left(None) == ""
+
+
+def test_areas_are_printed_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    class FinishedEvent:
+        areas: ClassVar = [{"name": "nuclei", "px": 12, "um2": None}]
+
+    print_areas(FinishedEvent())
+    assert capsys.readouterr().out == "name\tpx\tum2\nnuclei\t12\t\n"

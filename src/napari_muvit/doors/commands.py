@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def predict(args: Sequence[str]) -> int:
     config = merge(PredictConfig, given | ({"images": images} if images else {}), config_file)
     from napari_muvit import api
 
-    return show_events("predict", api.predict_images(config))
+    return show_events("predict", api.predict_images(config), after=print_areas)
 
 
 def evaluate(args: Sequence[str]) -> int:
@@ -109,14 +109,32 @@ def export(args: Sequence[str]) -> int:
     return 0
 
 
-def show_events(name: str, events: Iterable[Any]) -> int:
-    """Print events until they end; exit status 1 where one of them reports a failure."""
+def show_events(
+    name: str, events: Iterable[Any], after: Callable[[Any], None] | None = None
+) -> int:
+    """Print events until they end, then call `after` with the last one.
+
+    Exit status 1 where the last event says that something is not finished.
+    """
     printer = ProgressPrinter(name)
-    failed = False
+    event = None
     try:
         for event in events:
             printer.show(event)
-            failed = failed or getattr(event, "reason", None) == "failed"
     finally:
         printer.close()
-    return int(failed)
+    if after is not None and event is not None:
+        after(event)
+    return int(not getattr(event, "complete", True))
+
+
+def print_areas(event: Any) -> None:
+    """Print the area of each class as tab-separated lines, ready for a spreadsheet."""
+    rows = getattr(event, "areas", [])
+    if not rows:
+        return
+    columns = list(rows[0])
+    sys.stdout.write("\t".join(columns) + "\n")
+    for row in rows:
+        cells = ("" if row[name] is None else str(row[name]) for name in columns)
+        sys.stdout.write("\t".join(cells) + "\n")

@@ -70,6 +70,16 @@ class ProgressPrinter:
             is_last=event.done == event.total,
         )
 
+    def _show_StoppingEvent(self, event: Any) -> None:
+        self._line(f"step {event.step} stopping; writing a checkpoint")
+
+    def _show_FinishedEvent(self, event: Any) -> None:
+        if getattr(event, "message", ""):
+            self._line(event.message)
+        if hasattr(event, "output"):
+            self._line(f"{'finished' if event.complete else 'unfinished, run again to go on'}; "
+                       f"wrote {event.output} in {duration(event.seconds)}")
+
     def _show_ConvertEvent(self, event: Any) -> None:
         self._progress(
             f"{event.done}/{event.total} blocks{left(event.remaining)}",
