@@ -444,8 +444,8 @@ class PredictConfig(Options):
         "Part", "i/n: this is the i-th of n processes that share the work, for job arrays.",
         group="Computer", pattern=r"^\d+/\d+$")] = None
     cluster: Annotated[str | None, option(
-        "Cluster", "local for one worker per device, or the address of a dask scheduler, "
-        "tcp://...", group="Computer", pattern=r"^(local(:\d+)?|slurm|tcp://.+|tls://.+)$")] = None
+        "Cluster", "local for one worker per GPU, local:4 for so many processes, slurm:8 for "
+        "jobs, or the address of a dask scheduler, tcp://...", group="Computer", pattern=r"^((local|slurm)(:\d+)?|tcp://.+|tls://.+)$")] = None
     device: Annotated[Device, option(
         "Device", "auto, cpu, mps, cuda or cuda:1.", group="Computer")] = "auto"
     precision: Annotated[Precision, option(

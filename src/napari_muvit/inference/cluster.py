@@ -1,0 +1,193 @@
+"""Stage 7 of 7 on several processes: dask.distributed computes blocks, this process keeps book.
+
+Each worker gets the writer once, loads the model from its folder once, and writes its own
+blocks; only records come back. A block's bytes do not depend on who computed it as long as
+device, threads and kernels are the same, so the result is that of a single process. A killed
+worker costs the blocks it was computing: they are given to another.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from napari_muvit.errors import InputError, require_extra
+from napari_muvit.inference.blocks import BlockRecord, BlockWriter, Unit
+from napari_muvit.inference.events import PredictionEvent, TileEvent, WarningEvent
+from napari_muvit.inference.predictor import ModelSource, Predictor
+from napari_muvit.inference.tiles import BoolArray
+from napari_muvit.inference.to_store import StoreRun
+
+AHEAD = 2
+"""Blocks per worker that are under way or waiting; more would only fill the scheduler."""
+
+LOCAL_HOST = "127.0.0.1"
+
+_WRITERS: dict[str, BlockWriter] = {}
+"""Writers by run, in a worker's process."""
+
+
+def run_on_cluster(run: StoreRun, cluster: str) -> Iterator[PredictionEvent]:
+    """The events of a run whose blocks are computed by a cluster.
+
+    Parameters
+    ----------
+    cluster
+        ``local`` or ``local:4`` (one worker for each GPU, or that many processes), ``slurm`` or
+        ``slurm:8`` (jobs, by dask-jobqueue's own configuration), or a scheduler's address.
+
+    Raises
+    ------
+    MissingExtraError
+        If distributed (or dask-jobqueue) is not installed.
+    InputError
+        If the model was given as an object: workers load it from its folder.
+    """
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        raise require_extra("distributed", "cluster", "prediction on a cluster") from None
+    if not isinstance(run.writer.jobs[0].model, ModelSource):
+        raise InputError(
+            "the model is an object in memory; workers of a cluster load it from its folder. Pass "
+            "the model's folder."
+        )
+    return _events(run, cluster)
+
+
+def _events(run: StoreRun, cluster: str) -> Iterator[PredictionEvent]:
+    begin = time.monotonic()
+    if not run.is_complete:
+        units = run.own_units()
+        if units:
+            client, closers = connect(cluster, run.writer.jobs[0].model)
+            try:
+                yield from _compute(run, client, units, begin)
+            finally:
+                for closer in closers:
+                    closer.close()
+        yield from run.finish()
+    yield run.finished(time.monotonic() - begin)
+
+
+def connect(cluster: str, model: ModelSource | Predictor) -> tuple[Any, list[Any]]:
+    """A client, and what to close after it: the client, then a cluster that was made for it."""
+    from distributed import Client
+
+    kind, _, count = cluster.partition(":")
+    if kind == "local":
+        made = make_local_cluster(int(count) if count else None, model)
+    elif kind == "slurm":
+        made = _make_slurm_cluster(int(count) if count else 1)
+    else:
+        client = Client(cluster, set_as_default=False)
+        return client, [client]
+    client = Client(made, set_as_default=False)
+    return client, [client, made]
+
+
+def make_local_cluster(count: int | None, model: ModelSource | Predictor) -> Any:
+    """Worker processes on this machine: one for each GPU, or sharing the cores evenly."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    num_gpus = _num_gpus(model)
+    number = count or max(1, num_gpus)
+    threads = getattr(model, "threads", None) or max(1, (os.cpu_count() or 1) // number)
+    workers = {}
+    for i in range(number):
+        env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        if num_gpus:
+            env["CUDA_VISIBLE_DEVICES"] = str(i % num_gpus)
+        options = {"nthreads": 1, "env": env, "memory_limit": 0, "host": LOCAL_HOST}
+        workers[i] = {"cls": Nanny, "options": options}
+    scheduler = {"cls": Scheduler, "options": {
+        "host": LOCAL_HOST, "port": 0, "dashboard": False, "dashboard_address": ":0"}}
+    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40)
+
+
+def _num_gpus(model: ModelSource | Predictor) -> int:
+    import torch
+
+    device = getattr(model, "device", "cpu")
+    return torch.cuda.device_count() if device in {"auto", "cuda"} else 0
+
+
+def _make_slurm_cluster(jobs: int) -> Any:
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError:
+        raise require_extra("dask_jobqueue", "cluster", "cluster slurm") from None
+    cluster = SLURMCluster()
+    cluster.scale(jobs=jobs)
+    return cluster
+
+
+def _compute(
+    run: StoreRun, client: Any, units: list[Unit], begin: float
+) -> Iterator[PredictionEvent]:
+    from distributed import as_completed
+
+    key = uuid.uuid4().hex
+    client.register_plugin(make_plugin(key, run.writer), name=f"muvit-{key}")
+    total, computed = run.count_tiles(units), 0
+    yield TileEvent(0, total, None, run.image)
+    waiting = iter(units)
+    futures = as_completed(loop=client.loop)
+    owners: dict[Any, Unit] = {}
+
+    def submit(number: int) -> None:
+        for unit in islice(waiting, number):
+            future = client.submit(compute_unit, key, unit, run.before(unit), pure=False)
+            owners[future] = unit
+            futures.add(future)
+
+    submit(AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
+    try:
+        for future in futures:
+            unit = owners.pop(future)
+            submit(1)
+            if future.status == "error":
+                yield WarningEvent(_lost(unit, future.exception()), run.image)
+                run.failed += 1
+                continue
+            record = BlockRecord.from_line(future.result())
+            yield from run.settle(record)
+            computed = min(total, computed + len(record.entropies))
+            pace = (time.monotonic() - begin) / max(1, computed)
+            yield TileEvent(computed, total, pace * (total - computed), run.image)
+    finally:
+        client.cancel(list(owners), force=True)
+    yield TileEvent(total, total, 0.0, run.image)
+
+
+def _lost(unit: Unit, error: BaseException | None) -> str:
+    return f"block {unit[1]} is left unfinished: {error}"
+
+
+def make_plugin(key: str, writer: BlockWriter) -> Any:
+    """A worker plugin that brings the writer to every worker, late ones and restarted ones too."""
+    from distributed import WorkerPlugin
+
+    class BringWriter(WorkerPlugin):  # type: ignore[misc]
+        def setup(self, worker: Any) -> None:
+            """Keep the writer in the worker's process."""
+            from napari_muvit.inference.cluster import keep_writer
+
+            keep_writer(key, writer)
+
+    return BringWriter()
+
+
+def keep_writer(key: str, writer: BlockWriter) -> None:
+    """Remember a run's writer in this process, and no older one."""
+    _WRITERS.clear()
+    _WRITERS[key] = writer
+
+
+def compute_unit(key: str, unit: Unit, before: BoolArray | None) -> dict[str, Any]:
+    """Compute and write one block in a worker; its record as plain data."""
+    return _WRITERS[key].compute(unit, before).to_line()

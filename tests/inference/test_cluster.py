@@ -1,0 +1,85 @@
+"""Several processes give the bytes of one, and a killed worker costs nothing but time."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from napari_muvit.data.omezarr import create_pyramid
+from napari_muvit.errors import InputError
+from napari_muvit.inference import cluster as room
+from napari_muvit.inference import job
+from napari_muvit.inference.events import TileEvent
+from napari_muvit.inference.lazy import predict
+from napari_muvit.inference.to_store import predict_to_zarr
+
+from .models import make_model, save
+from .stubs import PixelModel, make_spec
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(job, "choose_block", lambda step, *_: tuple(2 * s for s in step))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(make_model(), tmp_path_factory.mktemp("run") / "model")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "image.ome.zarr"
+    array, = create_pyramid(path, shape=(140, 120), axes="yx", levels=(1,), dtype=np.float32)
+    array[:] = np.random.default_rng(0).random((140, 120)).astype(np.float32)
+    return str(path)
+
+
+def read_files(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_cluster_gives_the_bytes_of_one_process_through_a_kill(
+    folder, source, tmp_path, monkeypatch
+):
+    options = {"tissue": "none", "device": "cpu", "threads": 1, "kernels": "torch"}
+    single = predict(source, folder, probabilities=True, **options)
+    expected = single.compute(scheduler="sync")
+    list(predict_to_zarr(source, folder, tmp_path / "one.ome.zarr", **options))
+    clients = []
+    connect = room.connect
+
+    def watch(*given):
+        clients.append(connect(*given)[0])
+        return clients[-1], [clients[-1], clients[-1].cluster]
+
+    monkeypatch.setattr(room, "connect", watch)
+    killed = 0
+    events = predict_to_zarr(source, folder, tmp_path / "many.ome.zarr", cluster="local:2",
+                             **options)
+    finished = None
+    for event in events:
+        if isinstance(event, TileEvent) and event.done and not killed:
+            client = clients[0]
+            lazy = predict(source, folder, probabilities=True, **options)
+            found = client.compute(lazy[:, 20:60, 30:90]).result()
+            assert found.tobytes() == expected[:, 20:60, 30:90].tobytes()
+            killed = client.submit(os.getpid, pure=False).result()
+            os.kill(killed, signal.SIGKILL)
+        finished = event
+    assert killed
+    assert finished.complete
+    one, many = read_files(tmp_path / "one.ome.zarr"), read_files(tmp_path / "many.ome.zarr")
+    assert one.keys() == many.keys()
+    assert [name for name in one if one[name] != many[name]] == []
+
+
+def test_refuses_a_model_that_cannot_travel(tmp_path):
+    with pytest.raises(InputError, match="from its folder"):
+        predict_to_zarr(np.zeros((64, 64), np.uint8), PixelModel(make_spec()),
+                        tmp_path / "o.ome.zarr", tissue="none", cluster="local")
