@@ -314,8 +314,8 @@ def test_shapes_are_painted(
     shapes.add_ellipses(np.array([[100, 100], [100, 200], [200, 200], [200, 100]]))
     viewer.layers.selection.active = shapes
     widget.classes.choose(2)
-    widget.import_shapes()
-    qtbot.waitUntil(lambda: widget.job is None)
+    widget.files.import_shapes()
+    qtbot.waitUntil(lambda: widget.files.job is None)
     assert "2 areas" in widget.note.text()
     with AnnotationStore(store_path(image_path), writable=False) as store:
         found = store.read(1, (0, 0), SHAPE)
@@ -329,22 +329,22 @@ def test_labels_layers_are_painted_as_classes_and_as_objects(
     labels = np.zeros((225, 300), np.uint16)
     labels[10:20, 10:20] = 7
     layer = viewer.add_labels(labels, scale=(4, 4), translate=(1.5, 1.5))
-    widget.import_labels()
-    qtbot.waitUntil(lambda: widget.job is None)
+    widget.files.import_labels()
+    qtbot.waitUntil(lambda: widget.files.job is None)
     assert 7 in widget.classes.table.values
     is_saved(store_path(image_path), {7: 1600})()
     viewer.layers.selection.active = layer
     layer.data = np.arange(labels.size).reshape(labels.shape) * (labels > 0)
-    widget.import_labels()
+    widget.files.import_labels()
     assert "objects of one class" in notices[-1]
     widget.classes.choose(2)
-    widget.import_objects()
-    qtbot.waitUntil(lambda: widget.job is None)
+    widget.files.import_objects()
+    qtbot.waitUntil(lambda: widget.files.job is None)
     is_saved(store_path(image_path), {2: 1600})()
     viewer.layers.selection.active = viewer.layers[0]
-    widget.import_objects()
+    widget.files.import_objects()
     assert "no labels layer" in notices[-1]
-    widget.import_shapes()
+    widget.files.import_shapes()
     assert "no shapes layer" in notices[-1]
 
 
@@ -357,12 +357,12 @@ def test_geojson_goes_in_and_out(
         "type": "Feature", "geometry": {"type": "Polygon", "coordinates": square},
         "properties": {"classification": {"name": "Tumor", "color": [200, 0, 0]}},
     }]))
-    widget.import_geojson(str(path))
-    qtbot.waitUntil(lambda: widget.job is None)
+    widget.files.import_geojson(path=str(path))
+    qtbot.waitUntil(lambda: widget.files.job is None)
     assert "Tumor" in widget.classes.table.names
     out = tmp_path / "out.geojson"
-    widget.export_geojson(str(out))
-    qtbot.waitUntil(lambda: widget.job is None)
+    widget.files.export_geojson(path=str(out))
+    qtbot.waitUntil(lambda: widget.files.job is None)
     (feature,) = json.loads(out.read_text())["features"]
     assert sorted(feature["geometry"]["coordinates"][0]) == sorted(square[0])
 
@@ -373,7 +373,7 @@ def test_broken_import_leaves_the_buttons_usable(
     path = tmp_path / "broken.geojson"
     path.write_text("{")
     widget.here.click()
-    widget.import_geojson(str(path))
+    widget.files.import_geojson(path=str(path))
     assert "cannot be read" in notices[-1]
     assert widget.here.isEnabled()
 
@@ -381,9 +381,9 @@ def test_broken_import_leaves_the_buttons_usable(
 def test_class_tables_go_in_and_out(widget: Any, tmp_path: Path) -> None:
     widget.here.click()
     path = tmp_path / "classes.csv"
-    widget.export_classes(str(path))
+    widget.files.export_classes(path=str(path))
     path.write_text(path.read_text() + "9,vessel,#abcdef,class\n")
-    widget.import_classes(str(path))
+    widget.files.import_classes(path=str(path))
     assert widget.classes.table.names == ("background", "class 2", "vessel")
     assert widget.session.store.classes.values == (1, 2, 9)
 
@@ -406,3 +406,50 @@ def test_full_disk_is_said_and_mended(
         qtbot.waitUntil(lambda: "Not saved yet: No space left" in widget.note.text())
     qtbot.waitUntil(lambda: widget.note.text() == "Saved.", timeout=5000)
     is_saved(store_path(image_path), {2: 100})()
+
+
+def test_instant_prediction_follows_strokes_and_view(
+    viewer: Any, open_widget: Any, tmp_path: Path, qtbot: Any, notices: list[str]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 60, (512, 512), dtype=np.uint8)
+    image[:, 256:] += 120
+    viewer.add_image(image, name="tissue")
+    viewer.reset_view()
+    widget = open_widget("MuViT: Annotate")
+    assert not widget.instant.isEnabled()
+    widget.folder.set_path(str(tmp_path))
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    window = viewer.layers.selection.active
+    widget.instant.switch.setChecked(True)
+    qtbot.waitUntil(lambda: "two classes" in widget.instant.note.text(), timeout=20_000)
+    assert notices == []
+    paint(window, slice(100, 120), slice(50, 100), 1)
+    paint(window, slice(100, 120), slice(400, 450), 2)
+    name = "tissue: instant prediction"
+    qtbot.waitUntil(lambda: name in viewer.layers, timeout=20_000)
+    found = viewer.layers[name]
+    assert viewer.layers.index(found) < viewer.layers.index(window)
+    assert viewer.layers.selection.active == window
+    low = np.round(found.world_to_data((200, 100))).astype(int)
+    high = np.round(found.world_to_data((200, 400))).astype(int)
+    assert (found.data[tuple(low)], found.data[tuple(high)]) == (1, 2)
+    # A correction changes the answer.
+    paint(window, slice(100, 120), slice(50, 100), 2)
+    paint(window, slice(100, 120), slice(400, 450), 1)
+    qtbot.waitUntil(lambda: found.data[tuple(low)] == 2, timeout=20_000)
+    widget.instant.next.click()
+    widget.instant.switch.setChecked(False)
+    assert name not in viewer.layers
+    assert notices == []
+
+
+def test_instant_prediction_that_fails_is_said_and_switched_off(
+    viewer: Any, widget: Any, tmp_path: Path, qtbot: Any, notices: list[str]
+) -> None:
+    widget.here.click()
+    widget.instant.folder.set_path(str(tmp_path / "no_such_run"))
+    widget.instant.switch.setChecked(True)
+    qtbot.waitUntil(lambda: notices != [], timeout=20_000)
+    assert "no_such_run" in notices[0]
+    assert not widget.instant.switch.isChecked()

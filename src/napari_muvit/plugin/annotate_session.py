@@ -186,14 +186,22 @@ class AnnotationSession:
                 return opened
         return next(reversed(list(self.windows.values())), None)
 
+    @property
+    def is_painting(self) -> bool:
+        """Whether the mouse is down in one of the windows."""
+        return any(opened.is_painting for opened in self.windows.values())
+
+    def center_on(self, viewer: Any, place: Any) -> None:
+        """Move the middle of the view to the world position `place` (y, x)."""
+        camera = viewer.scene.camera
+        middle = self.image.transform.to_viewer(place)
+        camera.center = (*[0.0] * (len(camera.center) - len(middle)), *middle.tolist())
+
     def jump(self, viewer: Any, place: Any, canvas_size: tuple[int, int]) -> None:
         """Move the camera so that a window fills the canvas of `canvas_size` (h, w) px."""
-        transform = self.image.transform
-        camera = viewer.scene.camera
-        middle = transform.to_viewer(centre_of(place))
-        camera.center = (*[0.0] * (len(camera.center) - len(middle)), *middle.tolist())
-        sides = np.asarray(place.size[-2:]) * place.level * transform.viewer_per_px
-        camera.zoom = float(np.min(np.asarray(canvas_size) / sides))
+        self.center_on(viewer, centre_of(place))
+        sides = np.asarray(place.size[-2:]) * place.level * self.image.transform.viewer_per_px
+        viewer.scene.camera.zoom = float(np.min(np.asarray(canvas_size) / sides))
 
     def close(self) -> None:
         """Save everything and give the store's lock back, unless windows are open."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +11,28 @@ from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
-    QFileDialog,
     QFormLayout,
     QListWidget,
     QListWidgetItem,
-    QMenu,
     QPushButton,
-    QToolButton,
 )
 
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.plugin import annotate
-from napari_muvit.plugin.annotate_import import LayerImport
+from napari_muvit.plugin.annotate_files import AnnotationFiles
 from napari_muvit.plugin.annotate_session import AnnotationSession, OpenWindow, find_session
-from napari_muvit.plugin.background import Job, LatestTask
+from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.class_list import ClassList
 from napari_muvit.plugin.crops import render_crop
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.instant_panel import InstantPanel
 from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
 
 SAVE_MS = 500
 THUMBNAIL_SIDE = 72
 LEVELS = (1, 2, 4, 8, 16, 32, 64)
-GEOJSON = "GeoJSON (*.geojson *.json *.geojson.gz)"
-CLASS_FILES = "Classes (*.csv *.yaml *.yml)"
 
 
 class AnnotateWidget(DockWidget):
@@ -46,7 +42,6 @@ class AnnotateWidget(DockWidget):
         super().__init__(napari_viewer, backend)
         self.image: ResolvedImage | None = None
         self.session: AnnotationSession | None = None
-        self.job: Job | None = None
         self._seen = -1
         self._counter = LatestTask(_count)
         self._painter = LatestTask(_draw_thumbnails)
@@ -81,7 +76,12 @@ class AnnotateWidget(DockWidget):
         self.balance = wrapped_label()
         self.body.addWidget(self.balance)
         self._build_windows()
-        self._build_menus()
+        self.files = AnnotationFiles(self)
+        self.files.started.connect(self._on_work)
+        self.files.ended.connect(self._on_work)
+        self.body.addWidget(self.files)
+        self.instant = InstantPanel(self)
+        self.body.addWidget(self.instant)
         self.note = wrapped_label()
         self.body.addWidget(self.note)
         self.body.addStretch(1)
@@ -119,19 +119,6 @@ class AnnotateWidget(DockWidget):
         self.forget.clicked.connect(self._on_forget)
         self.body.addLayout(row(self.jump, self.forget))
 
-    def _build_menus(self) -> None:
-        self.imports = _menu_button("Import", "Paint labels, shapes or a file into the store.")
-        self.exports = _menu_button("Export", "Write annotations or classes to a file.")
-        add = self.imports.menu().addAction
-        add("Chosen labels layer, values as classes", self.import_labels)
-        add("Chosen labels layer, objects as the chosen class", self.import_objects)
-        add("Chosen shapes layer, as the chosen class", self.import_shapes)
-        add("GeoJSON file (QuPath) …", self.import_geojson)
-        add("Class table (CSV, YAML) …", self.import_classes)
-        self.exports.menu().addAction("GeoJSON for QuPath …", self.export_geojson)
-        self.exports.menu().addAction("Class table (CSV, YAML) …", self.export_classes)
-        self.body.addLayout(row(self.imports, self.exports))
-
     # -- image and store -----------------------------------------------------------------
 
     @notifies
@@ -155,7 +142,7 @@ class AnnotateWidget(DockWidget):
             raise
         self.session = AnnotationSession(store, image)
 
-    def _require_session(self) -> AnnotationSession:
+    def require_session(self) -> AnnotationSession:
         """The session of the chosen image; begins its store if there is none."""
         if self.session is None:
             if self.image is None:
@@ -169,6 +156,7 @@ class AnnotateWidget(DockWidget):
         return session
 
     def _leave(self) -> None:
+        self.instant.stop()
         session, self.session = self.session, None
         if session is not None:
             session.save()
@@ -186,12 +174,25 @@ class AnnotateWidget(DockWidget):
         self._show_state()
 
     def _show_state(self) -> None:
-        is_free = self.job is None and self.image is not None
+        is_free = not self.files.is_working and self.image is not None
         has_session = self.session is not None
-        for widget in (self.here, self.imports):
+        for widget in (self.here, self.files):
             widget.setEnabled(is_free)
-        for widget in (self.exports, self.list, self.jump, self.forget, self.undo, self.redo):
+        for widget in (self.list, self.jump, self.forget, self.undo, self.redo, self.instant):
             widget.setEnabled(is_free and has_session)
+
+    def _on_work(self, text: str) -> None:
+        """An import or export has begun or ended."""
+        self.note.setText(text)
+        self._show_state()
+
+    def adopt_classes(self, table: Any) -> None:
+        """Take another class table, from a file for example."""
+        if self.session is not None:
+            self.session.set_classes(table)
+            table = self.session.store.classes
+        self.classes.show_table(table)
+        self._seen = -1
 
     # -- saving --------------------------------------------------------------------------
 
@@ -241,7 +242,7 @@ class AnnotateWidget(DockWidget):
     @notifies
     def _on_here(self, checked: bool = False) -> None:
         choice = self.picker.choice
-        session = self._require_session()
+        session = self.require_session()
         index = self.level.currentIndex()
         layer = None if choice is None else choice.layers[0]
         opened = session.open_at_view(self.viewer, layer, LEVELS[index - 1] if index else None)
@@ -258,14 +259,14 @@ class AnnotateWidget(DockWidget):
 
     @notifies
     def _on_jump(self, item: Any = None) -> None:
-        session, place = self._require_session(), self._place()
+        session, place = self.require_session(), self._place()
         opened = session.reopen(self.viewer, place)
         session.jump(self.viewer, place, tuple(self.viewer.canvas.size))
         self._enter(opened)
 
     @notifies
     def _on_forget(self, checked: bool = False) -> None:
-        self._require_session().forget(self.viewer, self._place())
+        self.require_session().forget(self.viewer, self._place())
         self._show_windows()
 
     @notifies
@@ -277,13 +278,13 @@ class AnnotateWidget(DockWidget):
         self._step(OpenWindow.redo, "There is nothing to redo in this window.")
 
     def _step(self, step: Callable[[OpenWindow], bool], otherwise: str) -> None:
-        opened = self._require_session().active(self.viewer)
+        opened = self.require_session().active(self.viewer)
         if opened is None or not step(opened):
             show_hint(otherwise)
 
     def _place(self) -> Any:
         index = self.list.currentRow()
-        places = self._require_session().store.window_places
+        places = self.require_session().store.window_places
         if not 0 <= index < len(places):
             raise InputError("no window is chosen. Choose one in the list.")
         return places[index]
@@ -308,113 +309,6 @@ class AnnotateWidget(DockWidget):
             return
         for index, picture in enumerate(pictures[: self.list.count()]):
             self.list.item(index).setIcon(QIcon(_pixmap(picture)))
-
-    # -- in and out ----------------------------------------------------------------------
-
-    def _layer_import(self) -> LayerImport:
-        session = self._require_session()
-        layer = self.viewer.layers.selection.active
-        return LayerImport(self.backend, session, layer, self.viewer.dims.point)
-
-    @notifies
-    def import_labels(self) -> None:
-        """Paint the values of the chosen labels layer."""
-        importer = self._layer_import()
-        table = importer.table_for_labels()
-        self._import_with(table, importer.paint_labels)
-
-    @notifies
-    def import_objects(self) -> None:
-        """Paint the objects of the chosen labels layer as the chosen class."""
-        importer, value = self._layer_import(), self.classes.value
-        importer.check_labels()
-        self._import_with(None, lambda: importer.paint_objects(value))
-
-    @notifies
-    def import_shapes(self) -> None:
-        """Paint the chosen shapes layer as the chosen class."""
-        polygons = self._layer_import().polygons(self.classes.value)
-        self._paint_polygons(polygons)
-
-    @notifies
-    def import_geojson(self, path: str = "") -> None:
-        """Paint the areas of a GeoJSON file; its new classes are added."""
-        session = self._require_session()
-        path = path or QFileDialog.getOpenFileName(self, "Import GeoJSON", "", GEOJSON)[0]
-        if path:
-            polygons, table = self.backend.read_geojson(path, session.store.classes)
-            if table != session.store.classes:
-                self._adopt(table)
-            self._paint_polygons(polygons)
-
-    @notifies
-    def import_classes(self, path: str = "") -> None:
-        """Take the class table of a file."""
-        path = path or QFileDialog.getOpenFileName(self, "Import classes", "", CLASS_FILES)[0]
-        if path:
-            self._adopt(self.backend.read_classes(path))
-
-    @notifies
-    def export_geojson(self, path: str = "") -> None:
-        """Write all annotations for QuPath."""
-        store, backend = self._require_session().store, self.backend
-        path = path or QFileDialog.getSaveFileName(self, "Export GeoJSON", "", GEOJSON)[0]
-        if path:
-            self._start(lambda: backend.export_geojson(store, path), f"Written to {path}.")
-
-    @notifies
-    def export_classes(self, path: str = "") -> None:
-        """Write the class table."""
-        path = path or QFileDialog.getSaveFileName(self, "Export classes", "", CLASS_FILES)[0]
-        if path:
-            self.backend.write_classes(path, self.classes.table)
-
-    def _adopt(self, table: Any) -> None:
-        if self.session is not None:
-            self.session.set_classes(table)
-            table = self.session.store.classes
-        self.classes.show_table(table)
-        self._seen = -1
-
-    def _paint_polygons(self, polygons: list[Any]) -> None:
-        store, backend = self._require_session().store, self.backend
-        self._start(lambda: backend.paint_polygons(store, polygons),
-                    f"{len(polygons)} areas are painted.")
-
-    def _import_with(self, table: Any, work: Callable[[], Any]) -> None:
-        if table is not None:
-            self._adopt(table)
-        self._start(work, "The labels are painted.")
-
-    def _start(self, work: Callable[[], Any], done: str) -> None:
-        """Run `work` in a thread with the buttons locked, then say `done`."""
-        def generate() -> Iterator[Any]:
-            yield work()
-
-        self.job = Job(generate)
-        self.job.ended.connect(lambda error: self._on_ended(error, done))
-        self.note.setText("Working …")
-        self._show_state()
-        self.job.start()
-
-    @notifies
-    def _on_ended(self, error: BaseException | None, done: str) -> None:
-        self.job = None
-        self._show_state()
-        self.note.setText(done if error is None else "")
-        if self.session is not None:
-            self.session.refresh()
-        if error is not None:
-            show_failure(error)
-
-
-def _menu_button(text: str, tooltip: str) -> QToolButton:
-    button = QToolButton()
-    button.setText(text)
-    button.setToolTip(tooltip)
-    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-    button.setMenu(QMenu(button))
-    return button
 
 
 def _count(store: Any) -> tuple[Any, dict[int, int]]:

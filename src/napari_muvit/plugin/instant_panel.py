@@ -1,0 +1,205 @@
+"""Instant mode: after each stroke the view is predicted again, before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
+
+from napari_muvit.errors import InputError
+from napari_muvit.geometry import aligned_offset
+from napari_muvit.plugin.annotate import fitting_level
+from napari_muvit.plugin.background import LatestTask
+from napari_muvit.plugin.dock import row, wrapped_label
+from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.label_layers import class_kwargs
+from napari_muvit.plugin.layers import visible_box
+from napari_muvit.plugin.notices import notifies, sentence, show_failure
+
+if TYPE_CHECKING:
+    from napari_muvit.plugin.annotate_session import AnnotationSession
+    from napari_muvit.plugin.annotate_widget import AnnotateWidget
+
+LOOK_MS = 200
+LARGEST_VIEW = 1600
+"""Longest side of an instant prediction, pixels of its level."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to predict: changes of the store and the view make it another one."""
+
+    num_changed: int
+    level: int
+    start: tuple[int, int]
+    size: tuple[int, int]
+
+
+class _Engines:
+    """The instant prediction of one store; made in the worker thread when first asked."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._key: tuple[Any, str] | None = None
+        self._engine: Any = None
+
+    def predict(self, session: AnnotationSession, folder: str, request: _Request) -> Any:
+        """The result for `request`, with the session it is for."""
+        key = (session.store, folder)
+        if self._key is None or self._key[0] is not key[0] or self._key[1] != folder:
+            model = self._backend.load_model(folder) if folder else None
+            image = session.image.pyramid
+            self._engine = self._backend.InstantPrediction(image, session.store, model)
+            self._key = key
+        return session, self._engine.predict(request.level, request.start, request.size)
+
+
+class InstantPanel(QWidget):  # type: ignore[misc]
+    """Switches instant mode and shows its layer."""
+
+    def __init__(self, dock: AnnotateWidget) -> None:
+        super().__init__()
+        self._dock = dock
+        self._asked: _Request | None = None
+        self._result: Any = None
+        self._layer: Any = None
+        self._task: LatestTask | None = None
+        self.switch = QCheckBox("Instant prediction")
+        self.switch.setToolTip(
+            "After each stroke, predict what the canvas shows from all strokes so far. Needs no "
+            "training; paint at least two classes."
+        )
+        self.switch.toggled.connect(self._on_switched)
+        self.next = QPushButton("Next uncertain place")
+        self.next.setToolTip("Move to the place in view where the prediction is least certain.")
+        self.next.clicked.connect(self._on_next)
+        self.folder = FolderPicker(
+            "Run or model folder whose features instant prediction uses too, for example of a "
+            "pretraining run. Without one, simple image filters are used.", "image filters",
+        )
+        self.folder.changed.connect(self._on_folder)
+        self.note = wrapped_label()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(row(self.switch, self.next))
+        layout.addLayout(row("Features", self.folder))
+        layout.addWidget(self.note)
+        self._timer = QTimer(self)
+        self._timer.setInterval(LOOK_MS)
+        self._timer.timeout.connect(self._on_look)
+        self.next.setEnabled(False)
+
+    def stop(self) -> None:
+        """Leave instant mode and take its layer away."""
+        self.switch.setChecked(False)
+
+    @notifies
+    def _on_switched(self, is_on: bool) -> None:
+        self._asked = self._result = None
+        self.note.setText("")
+        self.next.setEnabled(False)
+        if is_on:
+            self._task = LatestTask(_Engines(self._dock.backend).predict)
+            self._task.finished.connect(self._on_result)
+            self._task.failed.connect(self._on_failed)
+            self.destroyed.connect(self._task.stop)
+            self._timer.start()
+            return
+        self._timer.stop()
+        if self._task is not None:
+            self._task.stop()
+            self._task = None
+        self._remove_layer()
+
+    def _on_folder(self, path: str = "") -> None:
+        self._asked = None
+
+    @notifies
+    def _on_look(self) -> None:
+        session = self._dock.session
+        if session is None or self._task is None or session.is_painting:
+            return
+        request = self._request(session)
+        if request is not None and request != self._asked:
+            self._asked = request
+            self._task.request(session, self.folder.path, request)
+
+    def _request(self, session: AnnotationSession) -> _Request | None:
+        choice = self._dock.picker.choice
+        transform = session.image.transform
+        box = None if choice is None else visible_box(choice.layers[0], transform)
+        if box is None:
+            return None
+        zoom = float(self._dock.viewer.scene.camera.zoom)
+        longest = float((box[1] - box[0]).max())
+        level = fitting_level(1 / zoom, float(transform.viewer_per_px.mean()), longest)
+        while longest / level > LARGEST_VIEW:
+            level *= 2
+        shape = np.asarray(session.store.arrays.level_shape(level))
+        low = np.clip(np.floor((box[0] + 0.5) / level), 0, shape - 1).astype(int)
+        high = np.clip(np.ceil((box[1] + 0.5) / level), low + 1, shape).astype(int)
+        start, size = low.tolist(), (high - low).tolist()
+        return _Request(
+            session.num_changed, level, (start[0], start[1]), (size[0], size[1])
+        )
+
+    @notifies
+    def _on_result(self, found: tuple[AnnotationSession, Any]) -> None:
+        session, result = found
+        if session is not self._dock.session or not self.switch.isChecked():
+            return
+        self._result = result
+        self.next.setEnabled(True)
+        certain = float(result.confidence.mean())
+        self.note.setText(f"Mean certainty of the view: {certain:.0%}.")
+        self._show(session, result)
+
+    def _show(self, session: AnnotationSession, result: Any) -> None:
+        offset = np.asarray(result.start) * result.level + aligned_offset(result.level)
+        colors = class_kwargs(session.store.classes)
+        layer, viewer = self._layer, self._dock.viewer
+        if layer is None or layer not in viewer.layers:
+            layer = self._layer = self._add_layer(session, result, colors)
+        else:
+            layer.data = result.labels
+            layer.colormap, layer.features = colors["colormap"], colors["features"]
+        layer.scale, layer.translate = [result.level] * 2, offset
+        layer.editable = False
+
+    def _add_layer(self, session: AnnotationSession, result: Any, colors: dict[str, Any]) -> Any:
+        viewer = self._dock.viewer
+        active = viewer.layers.selection.active
+        layer = viewer.add_labels(
+            result.labels, name=f"{session.image.name}: instant prediction", opacity=0.35,
+            multiscale=False, **session.image.transform.layer_kwargs(), **colors,
+        )
+        # Below the windows, so that what is painted stays visible.
+        first = min((viewer.layers.index(w.layer) for w in session.windows.values()
+                     if w.layer in viewer.layers), default=None)
+        if first is not None:
+            viewer.layers.move(len(viewer.layers) - 1, first)
+        if active is not None:
+            viewer.layers.selection.active = active
+        return layer
+
+    def _remove_layer(self) -> None:
+        layer, self._layer = self._layer, None
+        if layer is not None and layer in self._dock.viewer.layers:
+            self._dock.viewer.layers.remove(layer)
+
+    def _on_failed(self, error: BaseException) -> None:
+        if isinstance(error, InputError):
+            self.note.setText(sentence(error))  # too few classes: that is how every store begins
+            return
+        self.stop()
+        show_failure(error)
+
+    @notifies
+    def _on_next(self, checked: bool = False) -> None:
+        session = self._dock.session
+        if session is None or self._result is None:
+            raise InputError("there is no instant prediction yet. Paint two classes first.")
+        session.center_on(self._dock.viewer, self._result.most_uncertain())
