@@ -6,6 +6,7 @@ comes by `PLACE`, the process dies. With the place ``none`` the parent does the 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -28,7 +29,9 @@ class Countdown:
 
 
 def arm(place: str, count: Countdown) -> None:
-    from napari_muvit.training import engine, files, folder, records, state, stepper
+    import torch
+
+    from napari_muvit.training import engine, folder, records, stepper
 
     def dying(original: Any, before: Any = None) -> Any:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -39,8 +42,13 @@ def arm(place: str, count: Countdown) -> None:
             return original(*args, **kwargs)
         return wrapped
 
-    def half_a_file(path: Path, content: bytes) -> None:
-        path.with_name(f".{path.name}.part").write_bytes(content[: len(content) // 2])
+    save = torch.save
+
+    def half_a_file(content: Any, file: Any) -> None:
+        buffer = io.BytesIO()
+        save(content, buffer)
+        file.write(buffer.getvalue()[: buffer.tell() // 2])
+        file.flush()
 
     append = records.append
 
@@ -50,7 +58,7 @@ def arm(place: str, count: Countdown) -> None:
     if place == "start":
         folder.write_config = dying(folder.write_config)
     elif place == "checkpoint":
-        state.write_whole = dying(files.write_whole, half_a_file)
+        torch.save = dying(save, half_a_file)
     elif place == "model":
         engine.Engine._save_model = dying(engine.Engine._save_model)
     elif place == "records":

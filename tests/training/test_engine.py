@@ -150,6 +150,8 @@ def test_stop_ends_with_a_checkpoint_and_resume_is_exact(tmp_path):
             run.stop()
     assert event.reason == "stopped"
     assert event.step == 5
+    kinds = [type(e).__name__ for e in RunFolder(tmp_path / "run").events()]
+    assert kinds[-3:] == ["StoppingEvent", "CheckpointEvent", "FinishedEvent"]
     assert RunFolder(tmp_path / "run").status().state == "stopped"
     again = make_engine(tmp_path / "run")
     assert again.progress.step == 5
@@ -394,3 +396,26 @@ def test_bf16_runs_the_model_in_half_precision(tmp_path):
     run_all(make_engine(tmp_path / "run", task=task, numerics=numerics, steps=2))
     assert set(seen) == {"bf16"}
     assert current_choice().precision == "fp32"
+
+
+def test_a_read_that_hangs_does_not_hold_up_a_stop(tmp_path):
+    hangs, released = threading.Event(), threading.Event()
+
+    class Hanging(Numbers):
+        def __getitem__(self, index):
+            if index >= 3 * 8:
+                hangs.set()
+                released.wait(20)
+            return super().__getitem__(index)
+
+    engine = make_engine(tmp_path / "run")
+    engine.training.dataset = Hanging()
+    engine.training.interrupt = engine.control.check
+    thread = threading.Thread(target=lambda: hangs.wait(20) and engine.control.stop())
+    thread.start()
+    events = run_all(engine)
+    assert not released.is_set()
+    released.set()
+    thread.join()
+    assert events[-1].reason == "stopped"
+    assert events[-1].step in {2, 3}  # the third step may have been under way

@@ -10,7 +10,7 @@ _HOMES = {
     "Run": "run", "RunFolder": "folder", "find_model": "folder", "fit_mae": "fit",
     **dict.fromkeys(
         ("StepEvent", "EpochEvent", "ValidationEvent", "PreviewEvent", "CheckpointEvent",
-         "WarningEvent", "FinishedEvent", "Event"), "events"),
+         "WarningEvent", "StoppingEvent", "FinishedEvent", "Event"), "events"),
 }
 
 __all__ = [*sorted(_HOMES)]

@@ -28,6 +28,7 @@ from napari_muvit.training.events import (
     PreviewEvent,
     Reason,
     StepEvent,
+    StoppingEvent,
     ValidationEvent,
     WarningEvent,
 )
@@ -353,6 +354,8 @@ class Engine:
         self.control.clear()
         problem: OSError | None = None
         try:
+            if reason == "stopped":
+                yield from self._emit(StoppingEvent(progress.step))
             if reason == "stopped" or isinstance(error, SourceError):
                 yield from self._checkpoint()
         except OSError as full:

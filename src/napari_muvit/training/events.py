@@ -72,6 +72,13 @@ class WarningEvent:
 
 
 @dataclass(frozen=True)
+class StoppingEvent:
+    """A stop was noticed: what was under way is discarded, and the state is saved next."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class FinishedEvent:
     """The last event of a run; `message` says why where the reason is "failed"."""
 
@@ -84,13 +91,13 @@ class FinishedEvent:
 
 Event = (
     StepEvent | EpochEvent | ValidationEvent | PreviewEvent | CheckpointEvent | WarningEvent
-    | FinishedEvent
+    | StoppingEvent | FinishedEvent
 )
 
 _KINDS: dict[str, type[Any]] = {
     "step": StepEvent, "epoch": EpochEvent, "validation": ValidationEvent,
     "preview": PreviewEvent, "checkpoint": CheckpointEvent, "warning": WarningEvent,
-    "finished": FinishedEvent,
+    "stopping": StoppingEvent, "finished": FinishedEvent,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from napari_muvit.errors import RunError
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path` such that a crash leaves either the old file or the new one."""
+@contextmanager
+def open_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes its place at `path` when the block ends well.
+
+    A crash leaves either the old file or the new one.
+    """
     beside = path.with_name(f".{path.name}.part")
     with beside.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` at `path`; see `open_whole`."""
+    with open_whole(path) as file:
+        file.write(content)
 
 
 def disk_error(error: OSError, folder: Path) -> RunError:

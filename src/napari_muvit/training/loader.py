@@ -7,7 +7,7 @@ loader processes there are, and whether or not the run was interrupted before.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ from napari_muvit.errors import MuvitError, RunError
 from napari_muvit.training.parallel import Parallel
 
 Batch = dict[str, Tensor]
+
+POLL_SECONDS = 0.25
+"""How often a run that waits for a batch looks whether it should stop."""
 
 
 class BatchSource(Protocol):
@@ -69,12 +72,16 @@ class SampleLoader:
         Samples with this number or a higher one are left out.
     check
         Looks at every batch before it is used, and raises where something is wrong with it.
+    interrupt
+        Called now and then while a batch is awaited; raises to give up waiting.
     """
 
     def __init__(
         self, dataset: Dataset[Any], batch_size: int, workers: int, parallel: Parallel,
         limit: int | None = None, check: Callable[[Batch], None] | None = None,
+        interrupt: Callable[[], None] | None = None,
     ) -> None:
+        self.interrupt = interrupt
         self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
         self.parallel, self.limit, self.check = parallel, limit, check
 
@@ -110,12 +117,18 @@ class SampleLoader:
             for numbers in sampler:
                 upcoming = reader.submit(read_batch, self.dataset, numbers)
                 if pending is not None:
-                    yield pending.result()
+                    yield self._await(pending)
                 pending = upcoming
             if pending is not None:
-                yield pending.result()
+                yield self._await(pending)
         finally:
-            reader.shutdown(wait=True, cancel_futures=True)
+            # A read that hangs on a network must not hold up a stop.
+            reader.shutdown(wait=False, cancel_futures=True)
+
+    def _await(self, pending: Future[Batch]) -> Batch:
+        while self.interrupt is not None and not wait([pending], POLL_SECONDS).done:
+            self.interrupt()
+        return pending.result()
 
 
 def read_batch(dataset: Any, numbers: Sequence[int]) -> Batch:

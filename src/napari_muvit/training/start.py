@@ -152,6 +152,11 @@ def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Re
         config = adopt_encoder(config, encoder)
     images = open_images(config)
     warnings = images.warnings()
+    if parallel.world > 1 and getattr(config, "norm", "group") == "batch":
+        warnings.append(
+            f"the head's norm is batch: each of the {parallel.world} processes takes statistics of "
+            "its own part of a batch. Take norm group for the numbers of one process."
+        )
     if before is not None:
         warnings += _changed(before.get("fingerprints", {}), images.fingerprints())
     with torch.random.fork_rng(devices=[]):
@@ -277,7 +282,7 @@ def _run(ready: _Ready, folder: RunFolder) -> Run:
     settings = Settings.from_config(config, ready.task.base_rate)
     loader = SampleLoader(
         ready.images.training, config.batch_size, config.workers, parallel,
-        check=ready.images.check,
+        check=ready.images.check, interrupt=control.check if parallel.world == 1 else None,
     )
     validation, count = None, 0
     if ready.images.validation is not None:

@@ -7,7 +7,6 @@ together. It is read with ``weights_only=True``: tensors and plain values, never
 from __future__ import annotations
 
 import dataclasses
-import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from napari_muvit.errors import CheckpointError
-from napari_muvit.training.files import write_whole
+from napari_muvit.training.files import open_whole
 
 FORMAT = 1
 
@@ -54,13 +53,13 @@ class TrainingState:
 
 def save_state(path: Path, state: TrainingState) -> None:
     """Write `state` at `path`; a crash leaves the previous file whole."""
-    buffer = io.BytesIO()
-    torch.save({
+    content = {
         "format": FORMAT, "progress": dataclasses.asdict(state.progress),
         "weights": state.weights, "optimizer": state.optimizer, "average": state.average,
-    }, buffer)
+    }
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, buffer.getvalue())
+    with open_whole(path) as file:
+        torch.save(content, file)
 
 
 def load_state(path: Path) -> TrainingState:
