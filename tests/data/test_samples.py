@@ -205,6 +205,10 @@ def test_strokes_painted_between_two_runs_are_seen(tmp_path):
             seen = [samples.sample(i) for i in range(10)]
             assert all((sample["target"] == 1).any() for sample in seen)
             areas.append(samples.images[0].places.area)
+            reader = samples.images[0].labels
+            assert reader is not None
+            # what an earlier run kept in memory is found by the fingerprint
+            assert reader.pyramid.fingerprint != labels.fingerprint
     assert areas[1] > areas[0]
 
 
@@ -286,6 +290,10 @@ def test_pixels_that_are_no_numbers_are_not_valid():
     found = [samples.sample(i) for i in range(20)]
     assert all(np.isfinite(sample["img"]).all() for sample in found)
     assert any(not sample["valid"].all() for sample in found)
+    judged = source(np.ones(SHAPE, np.uint8), finetune(levels=(1,)), image)
+    for index in range(20):
+        sample = judged.sample(index)
+        np.testing.assert_array_equal(sample["target"] >= 0, sample["valid"][0])
 
 
 def test_stain_jitter_is_for_rgb_only():
