@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_muvit.plugin.crops_widget import LAYER_NAME
+from napari_muvit.plugin.crops_layer import LAYER_NAME
 
 
 @pytest.fixture

@@ -112,6 +112,37 @@ def test_view_and_whole_agree_with_the_console(
     assert np.array_equal(layer.data, expected[top : top + height, left : left + width])
 
 
+def test_region_and_outlines(widget: Any, viewer: Any, qtbot: Any, tmp_path: Path) -> None:
+    viewer.add_shapes([np.array([[30, 40], [30, 60], [50, 60], [50, 40]])], name="part",
+                      units=("um", "um"))
+    widget.region.refresh()
+    widget.region._combo.setCurrentText("part")
+    widget.output.set_path(str(tmp_path / "part.ome.zarr"))
+    widget.whole.click()
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+    labels = api.open_pyramid(str(tmp_path / "part.ome.zarr")).level_image(1)[0]
+    assert (labels[70:90, 90:110] > 0).all()
+    assert not labels[:20].any()
+    assert widget.results.isVisible()
+    assert widget.results.table.item(0, 0).text() == "dark"
+    with qtbot.waitSignal(widget.results.exported, timeout=WAIT_MS):
+        widget.results.export_to(tmp_path / "part.geojson")
+    assert "FeatureCollection" in (tmp_path / "part.geojson").read_text()
+
+
+def test_console(viewer: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path) -> None:
+    from napari_muvit.plugin import lazy_labels, live_prediction, show_crops
+
+    viewer.open(str(trained.image), plugin="napari-muvit")
+    assert len(show_crops(viewer, "board", levels=(1, 2), size=64).data) == 2
+    lazy = lazy_labels(viewer, trained.run, "board", box=((19.5, 29.5), (59.5, 89.5)))
+    expected = np.asarray(api.predict(str(trained.image), str(trained.run)))
+    assert np.array_equal(np.asarray(lazy.data), expected[20:60, 30:90])
+    session = live_prediction(viewer, trained.run, "board", device="cpu", cache=tmp_path)
+    qtbot.waitUntil(lambda: is_complete(viewer), timeout=WAIT_MS)
+    session.stop()
+
+
 def test_image_of_other_channels_is_refused(
     widget: Any, viewer: Any, notices: list[str], qtbot: Any
 ) -> None:

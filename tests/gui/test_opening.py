@@ -59,6 +59,14 @@ def test_sample(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert layer.data[0].shape == (512, 512, 3)
 
 
+def test_rings(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_data, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(sample_data, "RINGS_SIDE", 256)
+    viewer.open_sample("napari-muvit", "rings")
+    assert [layer.name for layer in viewer.layers] == ["rings", "rings: classes"]
+    assert list(viewer.layers[1].features["class"]) == ["background", "outer", "inner"]
+
+
 def test_folder_that_is_no_store_is_left_to_others(tmp_path: Path) -> None:
     from napari_muvit.plugin.readers import get_reader
 

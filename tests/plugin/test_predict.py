@@ -70,8 +70,9 @@ def test_classes_have_their_colours_and_background_none() -> None:
 
 
 def test_areas() -> None:
-    rows = label_layers.areas({1: 10, 5: 3}, TABLE, pixel_area=16, um2=0.25)
-    assert rows == [("rest", "160", "40"), ("nuclei", "48", "12")]
+    rows = label_layers.area_rows([{"name": "rest", "px": 1600.0, "um2": 400.2},
+                                   {"name": "nuclei", "px": 48}])
+    assert rows == [("rest", "1,600", "400"), ("nuclei", "48", "unknown")]
 
 
 @pytest.mark.parametrize("axes", ["yx", "cyx", "yxc"])

@@ -25,12 +25,12 @@ from superqt import QLabeledSlider, QRangeSlider
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import crops
 from napari_muvit.plugin.background import LatestTask
+from napari_muvit.plugin.crops_layer import draw_boxes, edge_width
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 from napari_muvit.plugin.preferences import preference
 
-LAYER_NAME = "MuViT crops"
 THUMBNAIL_SIDE = 132
 THUMBNAILS_PER_ROW = 2
 LARGEST_EXPONENT = 10
@@ -243,44 +243,15 @@ class CropsWidget(DockWidget):
         self._reader.request(self.image, self.choice)
 
     def _draw(self, boxes: Any) -> None:
-        image = self.image
-        if image is None:
-            return
-        colors = [crops.LEVEL_COLORS[i % len(crops.LEVEL_COLORS)] for i in range(len(boxes))]
-        corners = crops.box_corners(boxes)
-        features = {"level": [f"level {level:g}" for level in self.choice.levels]}
-        layer = self._shapes
-        if layer is None or layer not in self.viewer.layers:
-            layer = self._shapes = self._add_shapes(image)
-        layer.affine = image.transform.matrix
-        layer.data = []
-        layer.add_rectangles(
-            corners, edge_color=colors, face_color="transparent", edge_width=self._edge_width()
-        )
-        layer.features = features
-        layer.text.color = {"encoding_type": "ManualColorEncoding", "array": colors,
-                            "default": "white"}
-
-    def _add_shapes(self, image: ResolvedImage) -> Any:
-        active = self.viewer.layers.selection.active
-        layer = self.viewer.add_shapes(
-            name=LAYER_NAME, ndim=2, features={"level": np.empty(0, dtype=object)},
-            text={"string": "{level}", "anchor": "upper_left", "size": 12},
-            **image.transform.layer_kwargs(),
-        )
-        if active is not None:
-            self.viewer.layers.selection.active = active
-        return layer
-
-    def _edge_width(self) -> float:
-        if self.image is None:
-            return 1.0
-        per_px = float(self.image.transform.viewer_per_px.mean())
-        return 2.0 / float(self.viewer.scene.camera.zoom) / per_px
+        if self.image is not None:
+            self._shapes = draw_boxes(
+                self.viewer, self.image.transform, self.choice.levels, boxes, self._shapes
+            )
 
     def _on_zoom(self, event: Any = None) -> None:
-        if self._shapes is not None and self._shapes in self.viewer.layers:
-            self._shapes.edge_width = self._edge_width()
+        is_shown = self._shapes is not None and self._shapes in self.viewer.layers
+        if is_shown and self.image is not None:
+            self._shapes.edge_width = edge_width(self.viewer, self.image.transform)
 
     def _fill_table(self, boxes: Any) -> None:
         if self.image is None:

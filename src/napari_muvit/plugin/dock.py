@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
@@ -19,8 +20,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_muvit.errors import InputError
+from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import engine
-from napari_muvit.plugin.layers import ImageChoice, ResolvedImage, image_choices, resolve_image
+from napari_muvit.plugin.layers import (
+    ImageChoice,
+    ResolvedImage,
+    ViewerTransform,
+    image_choices,
+    resolve_image,
+)
 
 
 def weak_slot(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,10 +160,13 @@ class ImagePicker(QWidget):  # type: ignore[misc]
         self.changed.emit()
 
 
-class LabelsPicker(QWidget):  # type: ignore[misc]
-    """A list of the labels layers in the viewer that follows the layers."""
+class LayerPicker(QWidget):  # type: ignore[misc]
+    """A list of the layers of one kind in the viewer that follows the layers."""
 
     changed = Signal()
+    kind = "Labels"
+    nothing: str | None = None
+    """What stands first in the list for no layer; None where one must be chosen."""
 
     def __init__(self, dock: DockWidget, tooltip: str) -> None:
         super().__init__()
@@ -180,21 +192,57 @@ class LabelsPicker(QWidget):  # type: ignore[misc]
 
     def refresh(self, event: Any = None) -> None:
         """Read the viewer's layers again; the chosen one stays chosen while it exists."""
-        from napari.layers import Labels
+        import napari.layers
 
+        kind = getattr(napari.layers, self.kind)
         before = None if self.layer is None else self.layer.unique_id
-        self._layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels)]
-        ids = [layer.unique_id for layer in self._layers]
+        found = [layer for layer in self._viewer.layers if isinstance(layer, kind)]
+        self._layers = found if self.nothing is None else [None, *found]
+        ids = [None if layer is None else layer.unique_id for layer in self._layers]
         self._combo.blockSignals(True)
         self._combo.clear()
-        self._combo.addItems([layer.name for layer in self._layers])
-        self._combo.setCurrentIndex(ids.index(before) if before in ids else len(ids) - 1)
+        self._combo.addItems(
+            [self.nothing if layer is None else layer.name for layer in self._layers]
+        )
+        last = len(ids) - 1 if self.nothing is None else 0
+        self._combo.setCurrentIndex(ids.index(before) if before in ids else last)
         self._combo.blockSignals(False)
         self._combo.setEnabled(bool(ids))
         self.changed.emit()
 
     def _on_index(self, index: int) -> None:
         self.changed.emit()
+
+
+class LabelsPicker(LayerPicker):
+    """A list of the labels layers."""
+
+
+class RegionPicker(LayerPicker):
+    """A list of the Shapes layers, of which a rectangle limits what is done."""
+
+    kind = "Shapes"
+    nothing = "whole image"
+
+    def box(self, transform: ViewerTransform) -> FloatArray | None:
+        """World px box (2, A) around the chosen layer's shapes: the selected, else all.
+
+        Raises
+        ------
+        InputError
+            If the layer has no shapes.
+        """
+        layer = self.layer
+        if layer is None:
+            return None
+        chosen = sorted(layer.selected_data) or range(len(layer.data))
+        points = [transform.to_world(layer.data_to_world(corner))
+                  for index in chosen for corner in layer.data[index]]
+        if not points:
+            raise InputError(
+                f"layer {layer.name!r} has no shapes. Draw a rectangle, or choose 'whole image'."
+            )
+        return np.stack([np.min(points, axis=0), np.max(points, axis=0)])
 
 
 def _same(choice: ImageChoice | None, among: list[ImageChoice]) -> int | None:

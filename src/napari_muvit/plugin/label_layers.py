@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,23 +115,16 @@ def _span(key: Any, size: int) -> tuple[int, int]:
     return index, index + 1
 
 
-def areas(counts: Mapping[int, int], table: Any, pixel_area: float, um2: float | None) -> list[
-    tuple[str, str, str]
-]:
-    """Rows of the area table: class name, full-resolution px, um2.
+def area_rows(areas: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Rows of the area table as text: class, full-resolution px, um2.
 
     Parameters
     ----------
-    counts
-        Label pixels of each value.
-    pixel_area
-        Full-resolution px in one label pixel.
-    um2
-        um2 of a full-resolution px, None where unknown.
+    areas
+        Rows with ``name``, ``px`` and, where the pixel size is known, ``um2``.
     """
-    rows = []
-    for item in table.classes:
-        pixels = counts.get(item.value, 0) * pixel_area
-        area = "unknown" if um2 is None else f"{pixels * um2:,.0f}"
-        rows.append((item.name, f"{pixels:,.0f}", area))
-    return rows
+    return [
+        (str(row["name"]), f"{row['px']:,.0f}",
+         f"{row['um2']:,.0f}" if row.get("um2") is not None else "unknown")
+        for row in areas
+    ]

@@ -12,13 +12,14 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QPus
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import predict
 from napari_muvit.plugin.background import Job, LatestTask
-from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
+from napari_muvit.plugin.dock import DockWidget, ImagePicker, RegionPicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
 from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 from napari_muvit.plugin.preferences import cache_folder, preference
+from napari_muvit.plugin.results_view import ResultsView
 
 
 class PredictWidget(DockWidget):
@@ -78,8 +79,12 @@ class PredictWidget(DockWidget):
             "Predict what the canvas shows once, with blended tiles, into a layer of its own."
         )
         self.view.clicked.connect(self._on_view)
+        self.region = RegionPicker(self, "Predict only inside a rectangle of this Shapes layer.")
+        form.addRow("Region", self.region)
         self.whole = QPushButton("Predict whole image")
-        self.whole.setToolTip("Predict the image to an OME-Zarr of labels on disk.")
+        self.whole.setToolTip(
+            "Predict the image, or the region of it, to an OME-Zarr of labels on disk."
+        )
         self.whole.clicked.connect(self._on_whole)
         self.body.addLayout(row(self.view, self.whole))
         self.progress = QProgressBar()
@@ -89,6 +94,8 @@ class PredictWidget(DockWidget):
         self.body.addLayout(row(self.progress, self.cancel))
         self.note = wrapped_label()
         self.body.addWidget(self.note)
+        self.results = ResultsView(lambda: self.backend)
+        self.body.addWidget(self.results)
         self.body.addStretch(1)
 
     # -- model ---------------------------------------------------------------------------
@@ -209,10 +216,11 @@ class PredictWidget(DockWidget):
         output.parent.mkdir(parents=True, exist_ok=True)
         self.output.line.setText(str(output))
         backend, device = self.backend, self.device.currentText()
+        box = self.region.box(image.transform)
 
         def generate() -> Iterator[Any]:
             return iter(backend.predict_to_zarr(
-                image.pyramid, model.module, output, device=device
+                image.pyramid, model.module, output, device=device, roi=box
             ))
 
         self._start(generate, finish=lambda: self._show_store(output, image, model))
@@ -243,6 +251,8 @@ class PredictWidget(DockWidget):
     def _on_reported(self, event: Any) -> None:
         if hasattr(event, "message"):
             show_hint(event.message)
+        if hasattr(event, "areas"):
+            self.results.show_results(Path(event.output), event.areas)
         if not hasattr(event, "done"):
             return
         self.progress.setRange(0, event.total)

@@ -15,10 +15,24 @@ from napari_muvit.plugin import engine
 from napari_muvit.plugin.preferences import cache_folder
 from napari_muvit.plugin.readers import LayerData, pyramid_layers
 
+RINGS_SIDE = 1024
+
 
 def immunohistochemistry() -> list[LayerData]:
     """Colon tissue, 512 x 512 RGB, as a pyramid on disk; the image of ``napari-muvit demo``."""
     return [*_open("immunohistochemistry", _write_tissue)]
+
+
+def rings() -> list[LayerData]:
+    """Cells inside and outside of a ring that look alike, and their classes, as pyramids."""
+    backend = engine.default_backend()
+    folder = cache_folder() / "samples" / "rings"
+    backend.write_rings(folder, {"train": 1}, size=RINGS_SIDE)
+    paths = [next((folder / kind).glob("*.ome.zarr")) for kind in ("images", "labels")]
+    layers = [layer for path in paths for layer in pyramid_layers(backend, str(path))]
+    for (_, kwargs, _), name in zip(layers, ("rings", "rings: classes"), strict=True):
+        kwargs["name"] = name
+    return layers
 
 
 def _open(name: str, write: Callable[[Any, Path], Iterator[Any]]) -> list[LayerData]:

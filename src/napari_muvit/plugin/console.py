@@ -1,0 +1,135 @@
+"""What widgets do, as calls for napari's console: a viewer goes in, layers come out.
+
+Everything that touches no viewer is in ``napari_muvit`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from napari_muvit.errors import InputError
+from napari_muvit.plugin import crops, engine, predict
+from napari_muvit.plugin.crops_layer import draw_boxes
+from napari_muvit.plugin.label_layers import class_kwargs
+from napari_muvit.plugin.layers import (
+    ImageChoice,
+    ResolvedImage,
+    image_choices,
+    resolve_image,
+    visible_box,
+)
+
+
+def show_crops(
+    viewer: Any, layer: Any = None, *, center: ArrayLike | None = None,
+    levels: Sequence[float] = (1, 4, 16), size: int = 256,
+) -> Any:
+    """A Shapes layer with the boxes of a nested crop.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+    layer
+        An image layer or its name; by default the newest.
+    center
+        (y, x) world px of the finest crop's centre; by default the image's.
+    levels, size
+        Downsampling factors, and pixels of each crop.
+    """
+    image, _ = _resolve(viewer, layer)
+    middle = np.asarray(image.pyramid.extent).mean(axis=0)
+    choice = crops.CropChoice(tuple(levels), size).moved(
+        (middle if center is None else np.asarray(center, np.float64)).tolist()
+    )
+    return draw_boxes(viewer, image.transform, choice.levels, choice.boxes())
+
+
+def live_prediction(
+    viewer: Any, model: str | Path, layer: Any = None, *, device: str = "auto",
+    cache: str | Path | None = None,
+) -> Any:
+    """A session whose labels layer follows the camera; ``.stop()`` ends it.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+    model
+        Run folder or model folder of a segmenter.
+    layer
+        An image layer or its name; by default the newest.
+    device
+        auto, cpu, cuda or mps.
+    cache
+        Folder of what was predicted; by default the plugin's.
+
+    Returns
+    -------
+    LiveSession
+        ``.layer`` is there once the model is loaded.
+    """
+    from napari_muvit.plugin.live import LiveSession
+    from napari_muvit.plugin.preferences import cache_folder
+
+    image, layers = _resolve(viewer, layer)
+    backend = engine.default_backend()
+    loaded = predict.load(backend, str(model))
+    predict.check_fit(loaded, image)
+    folder = cache_folder() / "live" if cache is None else Path(cache)
+    session = LiveSession(viewer, backend, image, layers, loaded, device=device, cache=folder)
+    session.start()
+    return session
+
+
+def lazy_labels(
+    viewer: Any, model: str | Path, layer: Any = None, *, box: ArrayLike | None = None,
+    device: str = "auto",
+) -> Any:
+    """A labels layer of a region whose pixels are predicted when napari shows them.
+
+    Parameters
+    ----------
+    viewer, model, layer, device
+        See `live_prediction`.
+    box
+        (2, 2) world px; by default what the canvas shows.
+
+    Raises
+    ------
+    InputError
+        If the box lies outside the image, or the model does not fit it.
+    """
+    image, layers = _resolve(viewer, layer)
+    backend = engine.default_backend()
+    loaded = predict.load(backend, str(model))
+    predict.check_fit(loaded, image)
+    seen = visible_box(layers[0], image.transform) if box is None else np.asarray(box, np.float64)
+    if seen is None:
+        raise InputError("the view shows no part of the image. Pass box, or move the image.")
+    labels = backend.predict(image.pyramid, loaded.module, device=device)
+    region = predict.plan_region(seen, labels.shape, loaded.levels[0])
+    part = tuple(slice(low, low + n) for low, n in zip(region.start, region.shape, strict=True))
+    place = {**image.transform.layer_kwargs(region.factor), "translate": region.offset()}
+    return viewer.add_labels(
+        labels[part], name=f"{image.name}: lazy prediction", **place, **class_kwargs(loaded.table)
+    )
+
+
+def _resolve(viewer: Any, layer: Any) -> tuple[ResolvedImage, tuple[Any, ...]]:
+    """The image of a layer, and the layers that show it."""
+    if isinstance(layer, str):
+        layer = viewer.layers[layer]
+    if layer is None:
+        choices = image_choices(viewer.layers)
+        if not choices:
+            raise InputError("the viewer shows no image. Open one, or pass layer.")
+        choice = choices[-1]
+    else:
+        choice = ImageChoice(layer.name, (layer,))
+    return resolve_image(choice, engine.default_backend(), viewer.dims.point), choice.layers
