@@ -60,10 +60,11 @@ class ContextPredictor(ModelPredictor):
 
         with torch.inference_mode(), self.computing():
             x, boxes = self.to_tensors(batch.x[rows], batch.bbox[rows])
-            context = self._context((batch.image, batch.tiles[rows[0]].context), x, boxes)
+            context = self.context((batch.image, batch.tiles[rows[0]].context), x, boxes)
             return to_probabilities(self._segment(x[:, :1], boxes, context))
 
-    def _context(self, key: Any, x: Tensor, boxes: Tensor) -> Context:
+    def context(self, key: Any, x: Tensor, boxes: Tensor) -> Context:
+        """The encoded coarse crops of the first sample of `x`; kept under `key`."""
         kept = self._contexts.get(key)
         if kept is not None:
             return kept

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 FloatImage = NDArray[np.float32]
 KernelOption = Literal["auto", "torch"] | Kernels
 
+RUN_MODELS = ("model-best", "model")
+"""Where a run folder keeps its models, the preferred first."""
+
 _MODULES: dict[tuple[str, str], tuple[nn.Module, ModelSpec]] = {}
 _PREDICTORS: dict[ModelSource, Predictor] = {}
 _LOAD_LOCK = threading.Lock()
@@ -247,7 +250,7 @@ def _predictor(model: nn.Module, spec: ModelSpec, source: ModelSource) -> ModelP
 
 
 def find_model_folder(folder: str | Path) -> Path:
-    """`folder`, or the ``model`` folder inside it where that is what holds the weights.
+    """`folder`, or the model inside it if it is a run: the best if validated, else the last.
 
     Raises
     ------
@@ -260,8 +263,8 @@ def find_model_folder(folder: str | Path) -> Path:
             f"model folder {str(folder)!r} does not exist. Pass the output folder of a "
             "fine-tuning run, or a model folder."
         )
-    inner = path / "model"
-    return inner if inner.is_dir() and not any(path.glob("model.*")) else path
+    inner = (path / name for name in RUN_MODELS)
+    return next((found for found in inner if (found / "config.yaml").is_file()), path)
 
 
 def _averaged(predictor: Predictor, average: int) -> Predictor:
