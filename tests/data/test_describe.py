@@ -46,6 +46,18 @@ def test_time_points_are_mentioned(real_data: Path) -> None:
     assert info.stored_shape == (7, 5, 167, 439)
 
 
+def test_slow_levels_are_noted(tmp_path: Path) -> None:
+    from napari_muvit.data.omezarr import create_pyramid
+
+    create_pyramid(tmp_path / "a.zarr", shape=(20_000, 20_000), axes="yx", levels=(1, 64),
+                   dtype="uint8")
+    notes = describe(tmp_path / "a.zarr", levels=(1, 4, 16, 32, 64)).notes
+    assert len(notes) == 1
+    assert "level 16, 32 are slow" in notes[0]
+    assert notes[0].endswith("--levels 1 16 32")
+    assert not describe(np.zeros((100, 100)), levels=(1, 32)).notes
+
+
 def test_levels_are_checked() -> None:
     with pytest.raises(InputError, match="ascending"):
         describe(np.zeros((8, 8)), levels=(8, 1))

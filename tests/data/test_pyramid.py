@@ -267,5 +267,7 @@ def test_spawned_processes_read(tmp_path: Path) -> None:
 def test_a_pyramid_is_a_source() -> None:
     pyramid = open_pyramid(MOVIE)
     assert open_pyramid(pyramid) is pyramid
+    with pytest.raises(InputError, match="already open"):
+        open_pyramid(pyramid, channels=1)
     assert pyramid.renamed("new").name == "new"
     assert "axes=czyx" in repr(pyramid)

@@ -44,7 +44,7 @@ def test_all_of_it(real_data: Path) -> None:
 
 @pytest.mark.parametrize(("name", "words"), [
     ("image-01.zarr", "multiscales"), ("image-02.zarr", "multiscales"),
-    ("image-03.zarr", "image-03.zarr/0"), ("image-04.zarr", "datasets")])
+    ("image-03.zarr", "multiscales.datasets.path"), ("image-04.zarr", "datasets")])
 def test_broken_examples(real_data: Path, name: str, words: str) -> None:
     with pytest.raises(SourceError) as caught:
         open_pyramid(real_data / "stores" / "examples" / "invalid" / name)

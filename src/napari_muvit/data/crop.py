@@ -25,6 +25,9 @@ SAME = 0.02
 MOST_READS = 16
 """How many times more pixels may be read so that a level's pixels hold whole ones."""
 
+LARGEST_LEVEL = 4 * 2**30
+"""Bytes of a level beyond which it is not held in memory."""
+
 STRIP = 8 * 2**20
 """Bytes of source pixels that are averaged at once."""
 
@@ -225,6 +228,17 @@ def read_padded(
     padded[(slice(None), *place)] = pixels
     valid[place] = True
     return padded, valid
+
+
+def check_level_size(arrays: Arrays, grid: LevelGrid, what: str) -> None:
+    """Refuse to hold a level in memory that is larger than `LARGEST_LEVEL`."""
+    nbytes = arrays.num_channels * float(np.prod(grid.shape)) * arrays.dtype.itemsize
+    if nbytes > LARGEST_LEVEL:
+        raise InputError(
+            f"{what} has {grid.shape} pixels and {nbytes / 2**30:.1f} GiB; at most "
+            f"{LARGEST_LEVEL / 2**30:.0f} GiB are held in memory. Take a coarser level, or read "
+            "crops."
+        )
 
 
 def parse_scaled_axes(scaled_axes: Sequence[int | str] | None, axes: str) -> tuple[int, ...]:

@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from napari_muvit.data.memory import shared_cache
 from napari_muvit.data.pyramid import Pyramid, open_pyramid
 from napari_muvit.geometry import parse_levels
+
+SLOW_PIXELS = 64
+"""Pixels behind one pixel of a level from which on reading it counts as slow."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,17 @@ def describe(
     pyramid = open_pyramid(source, channels=channels, t=t, z=z, image=image)
     wanted = _default_levels(pyramid) if levels is None else parse_levels(levels)
     arrays = _arrays(pyramid)
+    infos = tuple(_level(pyramid, v, scaled_axes) for v in wanted)
     path = None if pyramid.source is None else Path(pyramid.source)
     return SourceInfo(
         source=pyramid.source, name=pyramid.name, kind=pyramid.kind,
         stored_axes=pyramid.stored_axes, stored_shape=pyramid.stored_shape,
         axes=pyramid.axes, shape=pyramid.shape, dtype=str(pyramid.dtype),
         channel_names=pyramid.channel_names, is_rgb=pyramid.is_rgb, is_labels=pyramid.is_labels,
-        arrays=arrays, levels=tuple(_level(pyramid, v, scaled_axes) for v in wanted),
+        arrays=arrays, levels=infos,
         nbytes=sum(array.nbytes for array in arrays),
         file_bytes=path.stat().st_size if path is not None and path.is_file() else None,
-        notes=pyramid.notes,
+        notes=(*pyramid.notes, *_slow_levels(pyramid, infos)),
     )
 
 
@@ -139,6 +144,20 @@ def _level(
     grid = pyramid.level_grid(level, scaled_axes)
     return LevelInfo(level, pyramid.array_labels[grid.array_index], grid.steps, grid.factor,
                      grid.shape)
+
+
+def _slow_levels(pyramid: Pyramid, levels: Sequence[LevelInfo]) -> list[str]:
+    """A note on levels for which every crop reads a large part of a large array."""
+    slow = [
+        info for info in levels
+        if np.prod(info.steps) >= SLOW_PIXELS and not shared_cache.takes(
+            pyramid.num_channels * int(np.prod(np.multiply(info.shape, info.steps))))
+    ]
+    if not slow:
+        return []
+    named = ", ".join(f"{info.level:.6g}" for info in slow)
+    return [f"crops at level {named} are slow, since no coarse array is near; to get one: "
+            f"napari-muvit convert SOURCE OUT.ome.zarr --levels 1 {named.replace(',', '')}"]
 
 
 def _default_levels(pyramid: Pyramid) -> tuple[int, ...]:

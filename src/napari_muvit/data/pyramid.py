@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from napari_muvit.data.crop import (
     LevelGrid,
     NestedCrop,
+    check_level_size,
     parse_positive_levels,
     parse_scaled_axes,
     plan_level,
@@ -42,9 +43,6 @@ from napari_muvit.geometry import (
     pixel_box,
     place_boxes,
 )
-
-LARGEST_LEVEL = 4 * 2**30
-"""Bytes of a level beyond which `Pyramid.level_image` refuses to hold it in memory."""
 
 
 def open_pyramid(
@@ -76,6 +74,11 @@ def open_pyramid(
     (1, 64, 48)
     """
     if isinstance(source, Pyramid):
+        if any(choice is not None for choice in (channels, t, z, image)):
+            raise InputError(
+                f"{source.name!r} is already open, so channels, t, z and image cannot be chosen "
+                "any more. Choose them when opening its path."
+            )
         return source
     raw = read_source(source, image)
     return Pyramid(raw, select(raw, channels, t, z))
@@ -395,11 +398,5 @@ class Pyramid:
             If it would take more than 4 GiB.
         """
         grid = self.level_grid(level, scaled_axes)
-        nbytes = self.num_channels * float(np.prod(grid.shape)) * self.dtype.itemsize
-        if nbytes > LARGEST_LEVEL:
-            raise InputError(
-                f"level {level} of {self.name!r} has {grid.shape} pixels and "
-                f"{nbytes / 2**30:.1f} GiB; at most {LARGEST_LEVEL / 2**30:.0f} GiB are held in "
-                "memory. Take a coarser level, or read crops."
-            )
+        check_level_size(self, grid, f"level {level:g} of {self.name!r}")
         return read_region(self, grid, [0] * self.ndim, grid.shape)

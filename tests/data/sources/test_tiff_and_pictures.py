@@ -102,6 +102,20 @@ class TestTiff:
         assert view[2:4, 5:7].shape == (2, 2)
         assert isinstance(view._local.view.array, np.memmap)
 
+    def test_mapped_files_may_be_of_any_size(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("napari_muvit.data.sources.tiff.LARGE_PIECE", 1000)
+        monkeypatch.setattr("napari_muvit.data.sources.raw.LARGEST_CHUNK", 1000)
+        file = write(tmp_path, np.ones((300, 200), np.uint8), rowsperstrip=300)
+        pyramid = open_pyramid(file)
+        assert not pyramid.notes
+        assert pyramid.crop(center=(100, 100), levels=1, size=16).image.all()
+        packed = write(tmp_path, np.ones((300, 200), np.uint8), rowsperstrip=300,
+                       compression="zlib")
+        with pytest.raises(SourceError, match="chunks of"):
+            open_pyramid(packed)
+
     def test_large_pieces_are_noted(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

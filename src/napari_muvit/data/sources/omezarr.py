@@ -21,7 +21,7 @@ from napari_muvit.data.sources.raw import (
     check_shape,
 )
 from napari_muvit.data.sources.stores import ZarrArray, open_store
-from napari_muvit.errors import SourceError, nearest_name
+from napari_muvit.errors import SourceError, SourceNotFoundError, nearest_name
 
 MOST_ARRAYS = 64
 RGB_COLOURS = ("FF0000", "00FF00", "0000FF")
@@ -195,16 +195,10 @@ def _read_multiscales(
     multiscale = _multiscale(where, block["multiscales"], image)
     version = str(multiscale.get("version") or block.get("version") or "0.1")
     prefix = f"{inside}/" if inside else ""
-    paths = _dataset_paths(where, multiscale)
-    handles: list[ArrayHandle] = []
-    for path in paths:
-        node = open_store(root, prefix + path)
-        if not hasattr(node, "shape"):
-            raise SourceError(
-                f"{where}: multiscales names the dataset {path!r}, which is a group, not an "
-                "array. Repair the key 'path'.", root,
-            )
-        handles.append(_handle(root, prefix + path, node))
+    handles: list[ArrayHandle] = [
+        _handle(root, prefix + path, _open_dataset(root, where, prefix, path))
+        for path in _dataset_paths(where, multiscale)
+    ]
     axes, units = _axes(where, multiscale, handles)
     scales, translations = _transforms(where, multiscale, axes)
     labels = block.get("image-label")
@@ -219,6 +213,20 @@ def _read_multiscales(
         is_rgb=is_rgb, is_labels=isinstance(labels, Mapping),
         label_metadata=metadata if isinstance(labels, Mapping) else None,
     )
+
+
+def _open_dataset(root: str, where: str, prefix: str, path: str) -> Any:
+    """The array that 'multiscales' names, or the error that says which key is wrong."""
+    key = f"{where}: the key 'multiscales.datasets.path' names {path!r}"
+    try:
+        node = open_store(root, prefix + path)
+    except SourceNotFoundError as error:
+        raise SourceError(
+            f"{key}, which does not exist. Copy the store again, or remove the entry.", root
+        ) from error
+    if not hasattr(node, "shape"):
+        raise SourceError(f"{key}, which is a group and not an array. Repair the entry.", root)
+    return node
 
 
 def _multiscale(where: str, multiscales: Any, image: int) -> Mapping[str, Any]:
