@@ -143,6 +143,28 @@ def test_console(viewer: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Pa
     session.stop()
 
 
+def test_features(
+    viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any
+) -> None:
+    viewer.open(str(trained.image), plugin="napari-muvit")
+    widget = open_widget("MuViT: Features")
+    widget.device.setCurrentText("cpu")
+    widget.folder.set_path(str(trained.run))
+    qtbot.waitUntil(lambda: widget.compute.isEnabled(), timeout=WAIT_MS)
+    widget.compute.click()
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+    assert [found.level for found in widget.maps] == [1, 4]
+    fine = viewer.layers["features, level 1"]
+    assert np.allclose(fine.scale, 8)
+    assert viewer.layers["features, level 4"].scale[0] == 32
+    widget.mode.setCurrentText("Groups")
+    assert viewer.layers["features, level 1"].data.max() == 5
+    place = viewer.layers["board"].data_to_world((100, 120))
+    widget.show_likeness(place)
+    alike = viewer.layers["alike, level 1"]
+    assert alike.data[tuple(np.round(alike.world_to_data(place)).astype(int))] > 0.999
+
+
 def test_image_of_other_channels_is_refused(
     widget: Any, viewer: Any, notices: list[str], qtbot: Any
 ) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray, aligned_offset
-from napari_muvit.plugin.layers import ResolvedImage
+from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
 
 Slices = tuple[slice, ...]
 
@@ -37,6 +37,7 @@ class LoadedModel:
     crop_size: tuple[int, ...]
     table: Any
     num_channels: int
+    pixel_size: tuple[float, ...] | None = None
 
     @property
     def label_dtype(self) -> np.dtype[Any]:
@@ -44,9 +45,14 @@ class LoadedModel:
         values = (0,) if self.table is None else self.table.values
         return np.min_scalar_type(max(255, *values))
 
-    def grid_shape(self, spatial_shape: Sequence[int]) -> tuple[int, ...]:
+    def factor_in(self, pyramid: Any) -> float:
+        """World px of `pyramid` in one pixel of its prediction."""
+        return float(self.levels[0]) * unit_in(self.pixel_size, pyramid)
+
+    def grid_shape(self, pyramid: Any) -> tuple[int, ...]:
         """Size of a whole prediction: the grid of the finest level."""
-        return tuple(int(np.ceil(n / self.levels[0])) for n in spatial_shape)
+        factor = self.factor_in(pyramid)
+        return tuple(int(np.ceil(round(n / factor, 6))) for n in pyramid.spatial_shape)
 
     def summary(self) -> str:
         """One line: levels, crop size, classes."""
@@ -79,10 +85,23 @@ def load(backend: Any, folder: str) -> LoadedModel:
     table = backend.ClassTable.from_dict(classes) if classes else None
     size = getattr(meta, "crop_size", None) or ()
     sizes = (size,) if isinstance(size, int) else tuple(size)
+    pixel_size = getattr(meta, "pixel_size", None)
     return LoadedModel(
         folder, module, tuple(encoder.levels), tuple(int(n) for n in sizes), table,
-        int(encoder.in_channels),
+        int(encoder.in_channels), tuple(pixel_size) if pixel_size else None,
     )
+
+
+def unit_in(pixel_size: Sequence[float] | None, pyramid: Any) -> float:
+    """World px of `pyramid` in one full-resolution pixel of the training images.
+
+    1 where a pixel size is unknown or both are equal within 2 %, as the engine has it.
+    """
+    if pixel_size is None or pyramid.pixel_size is None:
+        return 1.0
+    pairs = zip(pixel_size[-NUM_AXES:], pyramid.pixel_size[0][-NUM_AXES:], strict=True)
+    ratio = float(np.exp(np.mean([np.log(trained / here) for trained, here in pairs])))
+    return 1.0 if abs(ratio - 1) < 0.02 else ratio
 
 
 def check_fit(model: LoadedModel, image: ResolvedImage) -> None:

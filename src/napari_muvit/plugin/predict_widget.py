@@ -194,8 +194,8 @@ class PredictWidget(DockWidget):
         box = visible_box(layers[0], image.transform)
         if box is None:
             raise InputError("the view shows no part of the image. Move the image into the view.")
-        shape = model.grid_shape(image.pyramid.spatial_shape)
-        region = predict.plan_region(box, shape, model.levels[0])
+        shape = model.grid_shape(image.pyramid)
+        region = predict.plan_region(box, shape, model.factor_in(image.pyramid))
         canvas = np.zeros(region.shape, model.label_dtype)
         layer = self._add_labels(canvas, f"{image.name}: prediction in view", image, region.factor,
                                  region.offset(), model)
