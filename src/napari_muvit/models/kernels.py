@@ -172,6 +172,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     return out.to(dtype)
 
 
+MOST_TOKENS = 3072
+"""Longer sequences are not measured: three 256 px crops, beyond which the ranking stays."""
+
+
 def choose_kernels(
     precision: ProductPrecision = "fp32", *, dim: int = 512, heads: int = 8, tokens: int = 1536,
     device: str | torch.device = "cpu",
@@ -186,8 +190,9 @@ def choose_kernels(
     dim, heads
         Of the encoder.
     tokens
-        Length of the sequence to measure with.
+        Length of the sequence to measure with, at most `MOST_TOKENS` of it.
     """
+    tokens = min(tokens, MOST_TOKENS)
     kind = torch.device(device).type
     if kind != "cpu":
         granted = precision == "bf16" and (kind != "cuda" or torch.cuda.is_bf16_supported())
