@@ -151,7 +151,7 @@ def test_bf16_autocast_is_close():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model(x, bbox, visible_idx=visible, only_loss=True)["loss"]
     assert loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(float(exact), rel=0.02)
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
