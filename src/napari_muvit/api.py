@@ -32,6 +32,7 @@ _HOMES = {
     "napari_muvit.data.omezarr": ("create_pyramid",),
     "napari_muvit.data.convert": ("convert",),
     "napari_muvit.data.describe": ("describe",),
+    "napari_muvit.data.samples": ("SampleSource",),
     "napari_muvit.data.rings": ("rings_image", "write_rings"),
     "napari_muvit.data.annotations": ("AnnotationStore", "open_annotations"),
     "napari_muvit.data.annotation_metadata": ("default_class_table",),
