@@ -204,6 +204,33 @@ class TestMemory:
         assert calls.count(128 * 128) == 1
         assert open_pyramid(image + 1).level_image(4)[0, 0, 0] != pyramid.level_image(4)[0, 0, 0]
 
+    def test_labels_and_images_are_kept_apart(self, tmp_path: Path) -> None:
+        from PIL import Image
+
+        labels = np.kron(np.array([[1, 9], [9, 9]], np.uint8), np.ones((8, 8), np.uint8))
+        labels[:3] = 0
+        Image.fromarray(labels).save(tmp_path / "l.png")
+        image = open_pyramid(tmp_path / "l.png")
+        mean = image.level_image(4)
+        mode = image.as_labels().level_image(4)
+        assert set(np.unique(mode)) <= {0, 1, 9}
+        assert not np.array_equal(mean, mode)
+
+    @pytest.mark.parametrize("kind", ["array", "store"])
+    def test_what_is_read_may_be_changed(self, tmp_path: Path, kind: str) -> None:
+        image = np.full((32, 32), 4, np.uint8)
+        source: Any = image
+        if kind == "store":
+            source = tmp_path / "a.zarr"
+            create_pyramid(source, shape=(32, 32), axes="yx", levels=1,
+                           dtype="uint8")[0][:] = image
+        pyramid = open_pyramid(source)
+        for _ in range(2):
+            for pixels in (pyramid.read(0, (0, 0), (32, 32)), pyramid.level_image(1),
+                           pyramid.level_image(4)):
+                assert (pixels == 4).all()
+                pixels[:] = 0
+
     def test_labels_in_stores_are_read_again(self, tmp_path: Path) -> None:
         arrays = create_pyramid(tmp_path / "l.zarr", shape=(64, 64), axes="yx", levels=1,
                                 dtype="uint8", is_labels=True)

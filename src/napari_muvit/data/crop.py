@@ -178,7 +178,7 @@ def read_region(
     whole = arrays.kept_level(grid)
     if whole is not None:
         place = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-        return np.ascontiguousarray(whole[(slice(None), *place)])
+        return whole[(slice(None), *place)].copy()
     return reduce_region(arrays, grid, start, size)
 
 

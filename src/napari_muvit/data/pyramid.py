@@ -236,16 +236,13 @@ class Pyramid:
     def as_labels(self, is_labels: bool = True) -> Pyramid:
         """The same image served as labels: by majority or nearest pixel, never averaged."""
         if is_labels and self.dtype.kind not in "iu":
-            raise InputError(
-                f"{self.name!r} holds {self.dtype}; labels must be integers. Convert them."
-            )
+            raise InputError(f"{self.name!r} holds {self.dtype}; labels must be integers.")
         return Pyramid(self._raw, self._selection, is_labels)
 
     def uncached(self) -> Pyramid:
         """The same image, every pixel read from the store each time: for one pass over it."""
         twin = copy.copy(self)
-        twin._opened = {}
-        twin._keeps = False
+        twin._opened, twin._keeps = {}, False
         return twin
 
     def first_arrays(self, count: int) -> Pyramid:
@@ -284,7 +281,7 @@ class Pyramid:
         whole = self._kept(array_index)
         if whole is not None:
             place = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
-            return np.ascontiguousarray(whole[(slice(None), *place)])
+            return whole[(slice(None), *place)].copy()
         return self._fetch(array_index, start, size)
 
     def _kept(self, array_index: int) -> NDArray[Any] | None:
@@ -308,7 +305,7 @@ class Pyramid:
         if not held and not shared_cache.takes(sizes[1]):
             return None
         # arrays in memory have no name by which another pyramid could find them again
-        key = (self._identity if held else self.fingerprint, grid)
+        key = (self._identity if held else self.fingerprint, grid, self.is_labels)
         return shared_cache.get(
             key, lambda: reduce_region(self, grid, [0] * self.ndim, grid.shape))
 
@@ -332,12 +329,14 @@ class Pyramid:
             pixels = pixels[None]
         if channels is not None:
             pixels = pixels[channels]
-        return np.ascontiguousarray(pixels)
+        # nobody gets a view of an array that belongs to the caller
+        return pixels.copy() if self._handles[array_index].in_memory else np.ascontiguousarray(
+            pixels)
 
     def _array(self, array_index: int) -> Any:
-        if array_index not in self._opened:
-            self._opened[array_index] = self._handles[array_index].open()
-        return self._opened[array_index]
+        if (opened := self._opened.get(array_index)) is None:
+            opened = self._opened[array_index] = self._handles[array_index].open()
+        return opened
 
     def level_grid(
         self, level: float, scaled_axes: Sequence[int | str] | None = None
