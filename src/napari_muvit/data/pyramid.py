@@ -330,8 +330,7 @@ class Pyramid:
         if channels is not None:
             pixels = pixels[channels]
         # nobody gets a view of an array that belongs to the caller
-        return pixels.copy() if self._handles[array_index].in_memory else np.ascontiguousarray(
-            pixels)
+        return np.array(pixels, copy=self._handles[array_index].in_memory or None, order="C")
 
     def _array(self, array_index: int) -> Any:
         if (opened := self._opened.get(array_index)) is None:
