@@ -122,6 +122,7 @@ def test_records_past_the_checkpoint_are_marked(tmp_path):
     folder = RunFolder(tmp_path / "run")
     everything = of(StepEvent, folder.events(superseded=True))
     assert [e.step for e in everything] == [1, 2, 3, 4, 5, *range(4, 13)]
+    assert [e.step for e in of(StepEvent, folder.events())] == list(range(1, 13))
     marked = [r["step"] for r in folder.metrics(superseded=True) if r["superseded"]]
     assert marked == [4, 4, 5]
 
@@ -164,12 +165,16 @@ def test_a_long_step_is_abandoned_and_has_no_effect(tmp_path):
     engine = make_engine(tmp_path / "run", task=task)
     before = []
 
-    def stop_in_the_middle(batch):
-        if engine.progress.step == 4:
-            before.append(weights(engine))
+    def remember(batch):
+        before[:] = [weights(engine)]
+
+    def stop_in_the_middle(*_):
+        if engine.progress.step == 4 and task.modules.training:
+            assert not same(before[0], weights(engine))  # the batch norm has counted
             engine.control.stop()
 
-    task.before_loss = stop_in_the_middle
+    task.before_loss = remember
+    task.modules[1].register_forward_hook(stop_in_the_middle)
     events = run_all(engine)
     assert events[-1].reason == "stopped"
     assert events[-1].step == 4

@@ -94,6 +94,16 @@ def parse_batch(given: Any, use_boxes: bool) -> Batch:
     return {name: given[name] for name in names if isinstance(given.get(name), Tensor)}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a run writes and how it computes."""
+
+    folder: RunFolder
+    settings: Settings
+    numerics: Numerics
+    warnings: list[str]
+
+
 def fit_mae(
     model: MAE, train_loader: Any, val_loader: Any = None, *, output: Path | None,
     num_epochs: int = 500, learning_rate: float | None = None, warmup_epochs: int = 2,
@@ -155,19 +165,26 @@ def fit_mae(
     with tempfile.TemporaryDirectory(prefix="muvit-") as unkept:
         path = Path(unkept) / "run" if output is None else Path(output).absolute()
         place = _open_folder(path, state, model, settings, device, precision, run_name)
-        task = MAETask(model, batch_size, _save_nothing if output is None else _saver(path))
         watchers: tuple[Watcher, ...] = ()
         if tensorboard and output is not None:
             watchers = (TensorBoardWatcher(path / (run_name or "tensorboard")),)
-        control = Control(place.folder.control_path)
-        engine = Engine(
-            task, place.settings, place.folder, training, validation, per_val, place.numerics,
-            Parallel(), control, tuple(place.warnings), watchers,
-        )
-        if state is not None:
-            engine.take(load_state(state))
-        last = _follow(Run(engine.events(), place.folder.path, control))
-    model.eval()
+        task = MAETask(model, batch_size, _save_nothing if output is None else _saver(path))
+        return _train(place, task, training, validation, per_val, state, watchers)
+
+
+def _train(
+    place: _Place, task: MAETask, training: LoaderSource, validation: LoaderSource | None,
+    per_val: int, state: Path | None, watchers: tuple[Watcher, ...],
+) -> FinishedEvent:
+    control = Control(place.folder.control_path)
+    engine = Engine(
+        task, place.settings, place.folder, training, validation, per_val, place.numerics,
+        Parallel(), control, tuple(place.warnings), watchers,
+    )
+    if state is not None:
+        engine.take(load_state(state))
+    last = _follow(Run(engine.events(), place.folder.path, control))
+    task.model.eval()
     return last
 
 
@@ -210,16 +227,6 @@ def _state_path(resume_from: Path | None) -> Path | None:
             "that an earlier fit wrote as its output."
         )
     return path.absolute()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a run writes and how it computes."""
-
-    folder: RunFolder
-    settings: Settings
-    numerics: Numerics
-    warnings: list[str]
 
 
 def _open_folder(
