@@ -453,3 +453,39 @@ def test_instant_prediction_that_fails_is_said_and_switched_off(
     qtbot.waitUntil(lambda: notices != [], timeout=20_000)
     assert "no_such_run" in notices[0]
     assert not widget.instant.switch.isChecked()
+
+
+def test_all_annotations_are_shown_and_follow(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    window = viewer.layers.selection.active
+    widget.overview.setChecked(True)
+    shown = viewer.layers["slide: all annotations"]
+    assert viewer.layers.selection.active == window
+    assert not shown.editable
+    assert shown.multiscale
+    paint(window, slice(0, 64), slice(0, 64), 2)
+    qtbot.waitUntil(lambda: np.asarray(shown.data[-1]).any(), timeout=5000)
+    assert np.asarray(shown.data[0][:900, :1200]).sum() == 2 * 64 * 64
+    viewer.layers.remove(shown)
+    assert not widget.overview.isChecked()
+    widget.overview.setChecked(True)
+    widget.overview.setChecked(False)
+    assert len(viewer.layers) == 2
+
+
+def test_console_opens_a_window(viewer: Any, image_path: Path, qtbot: Any) -> None:
+    from napari_muvit.errors import InputError
+    from napari_muvit.plugin import open_annotation_window
+
+    with pytest.raises(InputError, match="Open an image"):
+        open_annotation_window(viewer)
+    viewer.open(str(image_path), plugin="napari")
+    viewer.reset_view()
+    layer = open_annotation_window(viewer, level=4)
+    paint(layer, slice(0, 10), slice(0, 10), 2)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 1600}), timeout=5000)
+    again = open_annotation_window(viewer, level=1)
+    assert (again.data[:40, :40] == 2).all()

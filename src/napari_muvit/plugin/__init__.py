@@ -1,7 +1,7 @@
 """The napari plugin: the only folder that knows napari and Qt.
 
-For napari's console: `show_crops`, `live_prediction`, `lazy_labels`; a viewer goes in, layers
-come out. They are loaded when they are first used.
+For napari's console: `show_crops`, `open_annotation_window`, `live_prediction`, `lazy_labels`;
+a viewer goes in, layers come out. They are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "napari_muvit.plugin.annotate_session": ("open_annotation_window",),
     "napari_muvit.plugin.console": ("show_crops", "live_prediction", "lazy_labels"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QToolButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QWidget
 
 from napari_muvit.plugin.annotate_import import LayerImport
 from napari_muvit.plugin.background import Job
@@ -51,7 +51,6 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.imports)
         layout.addWidget(self.exports)
-        layout.addStretch(1)
 
     @property
     def is_working(self) -> bool:
@@ -142,10 +141,8 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
             show_failure(error)
 
 
-def _menu_button(text: str, tooltip: str) -> QToolButton:
-    button = QToolButton()
-    button.setText(text)
+def _menu_button(text: str, tooltip: str) -> QPushButton:
+    button = QPushButton(text)
     button.setToolTip(tooltip)
-    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
     button.setMenu(QMenu(button))
     return button

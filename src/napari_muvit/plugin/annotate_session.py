@@ -12,9 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from napari_muvit.plugin.annotate import centre_of, fitting_level, label_colors, window_size
+from napari_muvit.errors import InputError
+from napari_muvit.plugin import engine
+from napari_muvit.plugin.annotate import (
+    centre_of,
+    fitting_level,
+    label_colors,
+    store_path,
+    window_size,
+)
 from napari_muvit.plugin.label_layers import class_features
-from napari_muvit.plugin.layers import ResolvedImage, visible_box
+from napari_muvit.plugin.layers import (
+    ResolvedImage,
+    image_choices,
+    resolve_image,
+    visible_box,
+)
 from napari_muvit.plugin.notices import notifies
 
 METADATA_KEY = "muvit_annotations"
@@ -100,6 +113,7 @@ class AnnotationSession:
         self.store, self.image = store, image
         self.windows: dict[str, OpenWindow] = {}
         self.num_changed = 0
+        self.overview: Any = None
 
     def open_at_view(self, viewer: Any, layer: Any, level: int | None = None) -> OpenWindow | None:
         """A window over what the canvas shows of the image `layer`; None if it shows nothing."""
@@ -123,15 +137,11 @@ class AnnotationSession:
 
     def show(self, viewer: Any, window: Any) -> OpenWindow:
         """Add the layer of a window."""
-        from napari.utils import DirectLabelColormap
-
-        table = self.store.classes
         place = self.image.transform.layer_kwargs()
         layer = viewer.add_labels(
             window.labels, name=f"{self.image.name}: {window.place.name}", multiscale=False,
             opacity=0.6, **{**place, "scale": window.factor, "translate": window.offset},
-            colormap=DirectLabelColormap(color_dict=label_colors(table)),
-            features=class_features(table),
+            **self._look(),
         )
         if layer.data is not window.labels:
             window.labels = layer.data
@@ -152,6 +162,8 @@ class AnnotationSession:
                 opened.is_painting = False
                 opened.save()
                 del self.windows[name]
+        if self.overview is not None and self.overview.unique_id not in present:
+            self.overview = None
 
     def forget(self, viewer: Any, place: Any) -> None:
         """Close a window and take it off the list; what was painted stays."""
@@ -165,12 +177,47 @@ class AnnotationSession:
 
     def set_classes(self, table: Any) -> None:
         """Store another class table and show it in all windows."""
+        self.store.set_classes(table)
+        look = self._look()
+        layers = [opened.layer for opened in self.windows.values()]
+        for layer in [*layers, *([] if self.overview is None else [self.overview])]:
+            layer.colormap, layer.features = look["colormap"], look["features"]
+
+    def show_overview(self, viewer: Any) -> Any:
+        """A layer of all annotations of the image, not to be painted in."""
+        arrays = list(self.store.arrays.arrays)
+        # napari keeps the coarsest array of a pyramid; a plain one can be filled again in place.
+        arrays[-1] = np.asarray(arrays[-1][...])
+        several = len(arrays) > 1
+        active = viewer.layers.selection.active
+        layer = viewer.add_labels(
+            arrays if several else arrays[0], name=f"{self.image.name}: all annotations",
+            multiscale=several, opacity=0.4, **self.image.transform.layer_kwargs(),
+            **self._look(),
+        )
+        layer.editable = False
+        if active is not None:
+            viewer.layers.selection.active = active
+        self.overview = layer
+        return layer
+
+    def refresh_overview(self) -> None:
+        """Show what the store holds now in the layer of all annotations."""
+        if self.overview is not None:
+            data = self.overview.data
+            coarsest = data[-1] if self.overview.multiscale else data
+            coarsest[...] = self.store.arrays.arrays[-1][...]
+            self.overview.refresh()
+
+    def _look(self) -> dict[str, Any]:
+        """Colours and names of the classes, as labels layers take them."""
         from napari.utils import DirectLabelColormap
 
-        self.store.set_classes(table)
-        for opened in self.windows.values():
-            opened.layer.colormap = DirectLabelColormap(color_dict=label_colors(table))
-            opened.layer.features = class_features(table)
+        table = self.store.classes
+        return {
+            "colormap": DirectLabelColormap(color_dict=label_colors(table)),
+            "features": class_features(table),
+        }
 
     def refresh(self) -> None:
         """Show what the store holds in all windows, as after an import."""
@@ -219,3 +266,44 @@ def find_session(layers: Iterable[Any], path: Any) -> AnnotationSession | None:
             if is_window and session.store.path == path:
                 return session
     return None
+
+
+def open_annotation_window(
+    viewer: Any, layer: Any = None, *, level: int | None = None, folder: str = "",
+    backend: Any = None,
+) -> Any:
+    """Open a window to paint in over what the viewer shows of an image; for the console.
+
+    Parameters
+    ----------
+    layer
+        The image layer; the newest image by default.
+    level
+        Downsampling factor at which to paint; what fits the view by default.
+    folder
+        Where the annotations lie; beside the image by default.
+
+    Returns
+    -------
+    napari.layers.Labels
+        The window's layer; what is painted in it is saved by itself.
+
+    Raises
+    ------
+    InputError
+        If there is no image, or the view does not show it.
+    """
+    backend = engine.default_backend() if backend is None else backend
+    choices = [c for c in image_choices(viewer.layers) if layer is None or layer in c.layers]
+    if not choices:
+        raise InputError("the viewer has no such image layer. Open an image first.")
+    image = resolve_image(choices[-1], backend, viewer.dims.point)
+    path = store_path(backend, image, folder)
+    session = find_session(viewer.layers, path)
+    if session is None:
+        session = AnnotationSession(backend.open_annotations(image.pyramid, path=path), image)
+    opened = session.open_at_view(viewer, choices[-1].layers[0], level)
+    if opened is None:
+        session.close()
+        raise InputError("the view shows no part of the image. Move the image into the view.")
+    return opened.layer

@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFormLayout,
     QListWidget,
@@ -76,6 +77,10 @@ class AnnotateWidget(DockWidget):
         self.balance = wrapped_label()
         self.body.addWidget(self.balance)
         self._build_windows()
+        self.overview = QCheckBox("Show all annotations")
+        self.overview.setToolTip("A layer of all that is painted on the image, to look at.")
+        self.overview.toggled.connect(self._on_overview)
+        self.body.addWidget(self.overview)
         self.files = AnnotationFiles(self)
         self.files.started.connect(self._on_work)
         self.files.ended.connect(self._on_work)
@@ -157,6 +162,7 @@ class AnnotateWidget(DockWidget):
 
     def _leave(self) -> None:
         self.instant.stop()
+        self.overview.setChecked(False)
         session, self.session = self.session, None
         if session is not None:
             session.save()
@@ -178,7 +184,8 @@ class AnnotateWidget(DockWidget):
         has_session = self.session is not None
         for widget in (self.here, self.files):
             widget.setEnabled(is_free)
-        for widget in (self.list, self.jump, self.forget, self.undo, self.redo, self.instant):
+        for widget in (self.list, self.jump, self.forget, self.undo, self.redo, self.instant,
+                       self.overview):
             widget.setEnabled(is_free and has_session)
 
     def _on_work(self, text: str) -> None:
@@ -210,12 +217,25 @@ class AnnotateWidget(DockWidget):
             self.note.setText("Saved.")
         if session.num_changed != self._seen and session.store.is_saved:
             self._seen = session.num_changed
+            session.refresh_overview()
             self._counter.request(session.store)
             self._request_thumbnails()
 
     def _on_removed(self, event: Any = None) -> None:
         if self.session is not None:
             self.session.drop_removed(self.viewer.layers)
+            if self.session.overview is None and self.overview.isChecked():
+                self.overview.setChecked(False)
+
+    @notifies
+    def _on_overview(self, is_on: bool) -> None:
+        session = self.session
+        if session is None:
+            return
+        if is_on and session.overview is None:
+            session.show_overview(self.viewer)
+        elif not is_on and session.overview is not None:
+            self.viewer.layers.remove(session.overview)
 
     # -- classes -------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -23,6 +23,7 @@ from napari_muvit.plugin.notices import notifies
 
 COLOR, NAME, SHARE = range(3)
 ROWS_SHOWN = 5
+SWATCH = 16
 
 
 class ClassList(QWidget):  # type: ignore[misc]
@@ -106,7 +107,10 @@ class ClassList(QWidget):  # type: ignore[misc]
         self.rows.setRowCount(len(lines))
         for index, (_, name, color, share) in enumerate(lines):
             patch = QTableWidgetItem()
-            patch.setBackground(QColor(color))
+            # An icon, because the colour of a chosen row would cover a background.
+            swatch = QPixmap(SWATCH, SWATCH)
+            swatch.fill(QColor(color))
+            patch.setIcon(QIcon(swatch))
             patch.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
             patch.setToolTip("Double-click for another colour.")
             self.rows.setItem(index, COLOR, patch)
