@@ -99,6 +99,29 @@ def show_predict(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
     wait(1)
 
 
+def show_live(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
+    show_predict(viewer, widget, paths)
+    viewer.layers.remove("colon: prediction in view")
+    widget.output.set_path(str(Path(paths["runs"]) / "out.ome.zarr"))
+    widget.whole.click()
+    wait(120, lambda: widget.job is None)
+    wait(1)
+
+
+def show_features(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
+    widget.folder.set_path(str(Path(paths["runs"]) / "pretrain-1"))
+    wait(20, lambda: widget.model is not None)
+    widget.compute.click()
+    wait(120, lambda: widget.job is None)
+    viewer.layers["features, level 4"].visible = False
+    wait(1)
+
+
+def show_annotate(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
+    widget.here.click()
+    wait(3)
+
+
 def show_runs(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
     widget.parent_folder.set_path(paths["runs"])
     wait(20, lambda: widget.view.picture is not None)
@@ -107,7 +130,8 @@ def show_runs(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
 
 WIDGETS = {
     "MuViT: Crops": show_crops, "MuViT: Pretrain": show_pretrain,
-    "MuViT: Fine-tune": show_finetune, "MuViT: Predict": show_predict, "MuViT: Runs": show_runs,
+    "MuViT: Fine-tune": show_finetune, "MuViT: Predict": show_live,
+    "MuViT: Features": show_features, "MuViT: Annotate": show_annotate, "MuViT: Runs": show_runs,
 }
 
 

@@ -165,6 +165,24 @@ def test_features(
     assert alike.data[tuple(np.round(alike.world_to_data(place)).astype(int))] > 0.999
 
 
+def test_training_samples(
+    viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any
+) -> None:
+    viewer.open(str(trained.image), plugin="napari-muvit")
+    widget = open_widget("MuViT: Crops")
+    widget.size.setValue(64)
+    widget.levels_edit.setText("1, 2")
+    widget.levels_edit.editingFinished.emit()
+    boxes = []
+    for number in range(2):
+        widget.sample.click()
+        said = f"Training sample {number}:"
+        qtbot.waitUntil(lambda said=said: widget.note.text().startswith(said), timeout=WAIT_MS)
+        boxes.append(np.array(viewer.layers["MuViT crops"].data))
+        assert widget.thumbnails.count() == 4
+    assert not np.allclose(boxes[0], boxes[1])
+
+
 def test_image_of_other_channels_is_refused(
     widget: Any, viewer: Any, notices: list[str], qtbot: Any
 ) -> None:

@@ -26,6 +26,7 @@ from napari_muvit.errors import InputError
 from napari_muvit.plugin import crops
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.crops_layer import draw_boxes, edge_width
+from napari_muvit.plugin.crops_samples import SampleDrawer, ShownSample
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
@@ -52,6 +53,11 @@ class CropsWidget(DockWidget):
         self._reader.finished.connect(self._on_crop)
         self._reader.failed.connect(show_failure)
         self.destroyed.connect(self._reader.stop)
+        self._sampler = LatestTask(SampleDrawer().draw)
+        self._sampler.finished.connect(self._on_sampled)
+        self._sampler.failed.connect(show_failure)
+        self.destroyed.connect(self._sampler.stop)
+        self._number = 0
         self.listen_mouse(self.viewer.mouse_drag_callbacks, self._on_drag)
         self.listen_mouse(self.viewer.mouse_move_callbacks, self._on_move)
         self.listen(self.viewer.scene.camera.events.zoom, self._on_zoom)
@@ -87,6 +93,13 @@ class CropsWidget(DockWidget):
         self.copy.setToolTip("Copy Python that reads exactly this crop.")
         self.copy.clicked.connect(self._on_copy)
         self.body.addLayout(row(self.centre, self.copy))
+        self.sample = QPushButton("As sampled in training")
+        self.sample.setToolTip(
+            "Draw a random nested crop exactly as training would read it: place, augmentation "
+            "and normalisation. Press again for another."
+        )
+        self.sample.clicked.connect(self._on_sample)
+        self.body.addWidget(self.sample)
         self.thumbnails = QGridLayout()
         self.body.addLayout(self.thumbnails)
         self._build_table()
@@ -125,7 +138,8 @@ class CropsWidget(DockWidget):
     def _on_image(self) -> None:
         self.image = self.picker.resolve(self.backend)
         is_there = self.image is not None
-        for widget in (self.centre, self.copy, self.levels_slider, self.levels_edit, self.size):
+        choices = (self.levels_slider, self.levels_edit, self.size)
+        for widget in (self.centre, self.copy, self.sample, *choices):
             widget.setEnabled(is_there)
         if self.image is None:
             self.note.setText("Open an image to see its nested crops.")
@@ -274,7 +288,9 @@ class CropsWidget(DockWidget):
 
     @notifies
     def _on_crop(self, result: tuple[crops.CropChoice, list[Any]]) -> None:
-        choice, pictures = result
+        self._show_pictures(*result)
+
+    def _show_pictures(self, choice: crops.CropChoice, pictures: list[Any]) -> None:
         while (item := self.thumbnails.takeAt(0)) is not None:
             item.widget().deleteLater()
         for index, (level, picture) in enumerate(zip(choice.levels, pictures, strict=True)):
@@ -288,6 +304,22 @@ class CropsWidget(DockWidget):
             line, column = divmod(index, THUMBNAILS_PER_ROW)
             self.thumbnails.addWidget(caption, 2 * line, column)
             self.thumbnails.addWidget(label, 2 * line + 1, column)
+
+    @notifies
+    def _on_sample(self, checked: bool = False) -> None:
+        if self.image is not None:
+            self.note.setText("Drawing a training sample …")
+            self._sampler.request(self.backend, self.image, self.choice, self._number)
+            self._number += 1
+
+    @notifies
+    def _on_sampled(self, sample: ShownSample) -> None:
+        self._draw(sample.boxes)
+        self._fill_table(sample.boxes)
+        self._show_pictures(sample.choice, sample.pictures)
+        self.note.setText(
+            f"Training sample {sample.number}: augmented and normalised, values 0 to 1."
+        )
 
     def _on_copy(self, checked: bool = False) -> None:
         path = None if self.image is None else self.image.path

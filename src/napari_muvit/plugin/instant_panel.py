@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QTimer
@@ -12,16 +12,13 @@ from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import aligned_offset
 from napari_muvit.plugin.annotate import fitting_level
+from napari_muvit.plugin.annotate_session import AnnotationDock, AnnotationSession
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.label_layers import class_kwargs
 from napari_muvit.plugin.layers import visible_box
 from napari_muvit.plugin.notices import notifies, sentence, show_failure
-
-if TYPE_CHECKING:
-    from napari_muvit.plugin.annotate_session import AnnotationSession
-    from napari_muvit.plugin.annotate_widget import AnnotateWidget
 
 LOOK_MS = 200
 LARGEST_VIEW = 1600
@@ -60,7 +57,7 @@ class _Engines:
 class InstantPanel(QWidget):  # type: ignore[misc]
     """Switches instant mode and shows its layer."""
 
-    def __init__(self, dock: AnnotateWidget) -> None:
+    def __init__(self, dock: AnnotationDock) -> None:
         super().__init__()
         self._dock = dock
         self._asked: _Request | None = None
