@@ -136,5 +136,5 @@ def print_areas(event: Any) -> None:
     columns = list(rows[0])
     sys.stdout.write("\t".join(columns) + "\n")
     for row in rows:
-        cells = ("" if row[name] is None else str(row[name]) for name in columns)
+        cells = ("" if row.get(name) is None else str(row[name]) for name in columns)
         sys.stdout.write("\t".join(cells) + "\n")

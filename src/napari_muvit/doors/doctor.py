@@ -29,12 +29,21 @@ class Finding:
 def doctor(args: Sequence[str]) -> int:
     """Say what is installed and usable here, and the command that mends what is not."""
     parser = Parser(prog="napari-muvit doctor", description=doctor.__doc__)
-    parser.parse_strictly(args)
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="Also measure how long this "
+                        "image would take with each preset (some minutes).")
+    parser.add_argument("--device", default="auto", metavar="X", help="Device to measure.")
+    given = parser.parse_strictly(args)
     for finding in examine():
         mark = "!" if finding.remedy else " "
         sys.stdout.write(f"{mark} {finding.subject:<14} {finding.found}\n")
         if finding.remedy:
             sys.stdout.write(f"  {'':<14} -> {finding.remedy}\n")
+    if given.image is not None:
+        from napari_muvit.doors.plan import plan
+
+        for line in plan(given.image, given.device):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
     return 0
 
 
