@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 def class_fractions(
     labels: NDArray[np.int16], num_classes: int, patch: Sequence[int]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Share of each class among the labelled pixels of each patch.
 
     Parameters
@@ -32,7 +32,7 @@ def class_fractions(
     -------
     fractions, known
         (L, K, *grid) float32 that sum to 1 where a patch has a labelled pixel, else 0; and
-        (L, *grid) bool, whether it has one.
+        (L, *grid) float32, the share of its pixels that is labelled: the weight of a patch.
     """
     grid = tuple(n // k for n, k in zip(labels.shape[1:], patch, strict=True))
     cells = np.zeros((1,) * len(grid), dtype=np.int64)
@@ -47,4 +47,5 @@ def class_fractions(
     counts = counts.reshape(len(labels), *grid, bins)[..., 1:]
     total = counts.sum(axis=-1)
     fractions = (counts / np.maximum(total, 1)[..., None]).astype(np.float32)
-    return np.ascontiguousarray(np.moveaxis(fractions, -1, 1)), total > 0
+    known = (total / math.prod(patch)).astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(fractions, -1, 1)), known

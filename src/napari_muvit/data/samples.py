@@ -157,7 +157,7 @@ class SampleSource:
         dict
             ``img`` (L, C, *S) float32, ``bbox`` (L, 2, A) float64 world px, ``valid`` (L, *S)
             bool, ``image_index`` int; with labels ``target`` (*S) int64, -1 where not judged;
-            where wanted ``fractions`` (L, K, *grid) float32 and ``fraction_valid`` (L, *grid).
+            where wanted ``fractions`` (L, K, *grid) and ``fraction_valid`` (L, *grid), float32.
         """
         rng = sample_rng(self.seed, self.stream, index)
         needs_foreground = is_due(index, self.foreground_fraction)
