@@ -1,19 +1,54 @@
-"""Metadata of annotation stores: the class table, the image, and where windows were."""
+"""New annotation stores and their metadata: class table, image, and where windows were."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from napari_muvit.data.annotation_place import check_writable
+from napari_muvit.data.label_arrays import store_levels
 from napari_muvit.data.labels import ClassTable, make_classes
 from napari_muvit.errors import InputError, SourceError, SourceNotFoundError
 
+if TYPE_CHECKING:
+    from napari_muvit.data.pyramid import Pyramid
+
 UNLABELLED = 0
+CHUNK = 512
 
 
 def default_class_table() -> ClassTable:
     """The classes of a new store: background and one more, to be renamed."""
     return ClassTable(make_classes((1, 2), background=1), unlabelled=UNLABELLED, background=1)
+
+
+def create_annotations(
+    path: str | os.PathLike[str], pyramid: Pyramid, classes: ClassTable | None = None
+) -> Path:
+    """An empty annotation store for `pyramid` at `path`; complete or not there at all."""
+    from napari_muvit.data.omezarr import create_pyramid
+
+    path = Path(path)
+    table = check_class_table(classes or default_class_table())
+    shape = tuple(int(n) for n in pyramid.spatial_shape)
+    axes = str(pyramid.axes)[-len(shape):]
+    scaled = tuple(i for i, axis in enumerate(axes) if axis in "yx")
+    check_writable(path.parent)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    pixel_size = pyramid.pixel_size[0] if pyramid.pixel_size is not None else None
+    # The image's own place, from its units to um, so that other viewers overlay the two.
+    unit = np.divide(pixel_size or 1.0, pyramid.spacing)
+    create_pyramid(
+        unfinished, shape=shape, axes=axes, levels=store_levels(shape, scaled), dtype=np.uint8,
+        chunk=CHUNK, pixel_size=pixel_size, translation=(unit * pyramid.origin).tolist(),
+        name=path.name.removesuffix(".ome.zarr"), classes=table, overwrite=True,
+    )
+    edit_attributes(unfinished, {"image": pyramid.source, "windows": []}, table)
+    unfinished.rename(path)
+    return path
 
 
 def check_class_table(table: ClassTable) -> ClassTable:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from napari_muvit.errors import SourceError
 
 if TYPE_CHECKING:
-    from napari_muvit.data.annotations import AnnotationStore
     from napari_muvit.data.pyramid import Pyramid
 
 SUFFIX = "_annotations.ome.zarr"
@@ -76,27 +75,34 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
-def check_same_image(store: AnnotationStore, pyramid: Pyramid) -> None:
-    """Refuse annotations that belong to another image.
+def check_same_image(
+    path: Path, shape: tuple[int, ...], image: str | None, pyramid: Pyramid
+) -> None:
+    """Refuse annotations that belong to another image than `pyramid`.
+
+    Parameters
+    ----------
+    path, shape, image
+        The annotation store, its size in px, and the image it was begun on.
 
     Raises
     ------
     SourceError
         If the size differs, or the image they were begun on still exists elsewhere.
     """
-    shape = tuple(int(n) for n in pyramid.spatial_shape)
-    if store.shape != shape:
+    size = tuple(int(n) for n in pyramid.spatial_shape)
+    if shape != size:
         raise SourceError(
-            f"{store.path} annotates an image of {store.shape} px; {pyramid.name} has {shape} px. "
-            "Pass the path of another annotation store.", source=str(store.path),
+            f"{path} annotates an image of {shape} px; {pyramid.name} has {size} px. "
+            "Pass the path of another annotation store.", source=str(path),
         )
-    known, given = store.image, pyramid.source
-    if known is None or given is None or known == given:
+    given = pyramid.source
+    if image is None or given is None or image == given:
         return
-    if Path(known).exists() and not _is_same(known, given):
+    if Path(image).exists() and not _is_same(image, given):
         raise SourceError(
-            f"{store.path} annotates {known}, not {given}. Pass another folder or path for the "
-            "annotations of this image.", source=str(store.path),
+            f"{path} annotates {image}, not {given}. Pass another folder or path for the "
+            "annotations of this image.", source=str(path),
         )
 
 

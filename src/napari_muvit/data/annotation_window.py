@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +17,20 @@ from napari_muvit.data.label_arrays import LabelArrays
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import aligned_offset, crop_extents, first_pixel, pixel_box, place_boxes
 
-if TYPE_CHECKING:
-    from napari_muvit.data.annotations import AnnotationStore
+
+class WindowStore(Protocol):
+    """What a window needs of an annotation store."""
+
+    arrays: LabelArrays
+
+    def read(self, level: int, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]: ...
+
+    def write(
+        self, level: int, start: Sequence[int], mask: NDArray[np.bool_],
+        labels: NDArray[Any] | int, edit: int | None = None,
+    ) -> int: ...
+
+    def undo(self, edit: int) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class AnnotationWindow:
         (2, A) outer edges, world px.
     """
 
-    def __init__(self, store: AnnotationStore, place: WindowPlace) -> None:
+    def __init__(self, store: WindowStore, place: WindowPlace) -> None:
         self.store, self.place = store, place
         factors = np.asarray(store.arrays.factors(place.level), np.float64)
         self.factor = factors

@@ -23,14 +23,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.annotation_metadata import (
     check_class_table,
-    default_class_table,
+    create_annotations,
     edit_attributes,
     read_attributes,
     read_table,
 )
-from napari_muvit.data.annotation_place import annotation_path, check_same_image, check_writable
+from napari_muvit.data.annotation_place import annotation_path, check_same_image
 from napari_muvit.data.annotation_window import AnnotationWindow, WindowPlace
-from napari_muvit.data.label_arrays import Block, LabelArrays, parse_level, store_levels
+from napari_muvit.data.label_arrays import Block, LabelArrays, parse_level
 from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.stroke_log import StrokeLog, trim_change
@@ -38,9 +38,7 @@ from napari_muvit.data.stroke_writer import StrokeWriter
 from napari_muvit.errors import InputError, MuvitError, SourceNotFoundError
 
 if TYPE_CHECKING:
-    from napari_muvit.data.pyramid import Pyramid
-
-CHUNK = 512
+    pass
 
 
 def open_annotations(
@@ -83,37 +81,11 @@ def open_annotations(
         create_annotations(place, pyramid, classes)
     store = AnnotationStore(place, writable=writable)
     try:
-        check_same_image(store, pyramid)
+        check_same_image(place, store.shape, store.image, pyramid)
     except MuvitError:
         store.close()
         raise
     return store
-
-
-def create_annotations(
-    path: str | os.PathLike[str], pyramid: Pyramid, classes: ClassTable | None = None
-) -> Path:
-    """An empty annotation store for `pyramid` at `path`; complete or not there at all."""
-    from napari_muvit.data.omezarr import create_pyramid
-
-    path = Path(path)
-    table = check_class_table(classes or default_class_table())
-    shape = tuple(int(n) for n in pyramid.spatial_shape)
-    axes = str(pyramid.axes)[-len(shape):]
-    scaled = tuple(i for i, axis in enumerate(axes) if axis in "yx")
-    check_writable(path.parent)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    pixel_size = pyramid.pixel_size[0] if pyramid.pixel_size is not None else None
-    # The image's own place, from its units to um, so that other viewers overlay the two.
-    unit = np.divide(pixel_size or 1.0, pyramid.spacing)
-    create_pyramid(
-        unfinished, shape=shape, axes=axes, levels=store_levels(shape, scaled), dtype=np.uint8,
-        chunk=CHUNK, pixel_size=pixel_size, translation=(unit * pyramid.origin).tolist(),
-        name=path.name.removesuffix(".ome.zarr"), classes=table, overwrite=True,
-    )
-    edit_attributes(unfinished, {"image": pyramid.source, "windows": []}, table)
-    unfinished.rename(path)
-    return path
 
 
 class AnnotationStore:

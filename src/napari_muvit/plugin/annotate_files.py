@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QWidget
 
 from napari_muvit.plugin.annotate_import import LayerImport
+from napari_muvit.plugin.annotate_session import AnnotationDock
 from napari_muvit.plugin.background import Job
 from napari_muvit.plugin.notices import notifies, show_failure
-
-if TYPE_CHECKING:
-    from napari_muvit.plugin.annotate_widget import AnnotateWidget
 
 GEOJSON = "GeoJSON (*.geojson *.json *.geojson.gz)"
 CLASS_FILES = "Classes (*.csv *.yaml *.yml)"
@@ -31,7 +29,7 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
     started = Signal(str)
     ended = Signal(str)
 
-    def __init__(self, dock: AnnotateWidget) -> None:
+    def __init__(self, dock: AnnotationDock) -> None:
         super().__init__()
         self._dock = dock
         self.job: Job | None = None

@@ -8,7 +8,7 @@ with the last window.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -254,6 +254,22 @@ class AnnotationSession:
         """Save everything and give the store's lock back, unless windows are open."""
         if not self.windows:
             self.store.close()
+
+
+class AnnotationDock(Protocol):
+    """What the parts of the Annotate widget need of the whole."""
+
+    viewer: Any
+    classes: Any
+    picker: Any
+    session: AnnotationSession | None
+
+    @property
+    def backend(self) -> Any: ...
+
+    def require_session(self) -> AnnotationSession: ...
+
+    def adopt_classes(self, table: Any) -> None: ...
 
 
 def find_session(layers: Iterable[Any], path: Any) -> AnnotationSession | None:
