@@ -69,7 +69,7 @@ def test_coarse_tokens_never_see_fine_ones_but_fine_ones_see_coarse():
 @pytest.mark.parametrize("mode", ["causal", "same", "coarse_to_fine"])
 def test_blocks_mean_the_same_as_masks(mode):
     level_idx = torch.arange(3).repeat_interleave(4)
-    mask = level_mask(mode, level_idx[None], torch.arange(3))[0, 0]
+    mask = level_mask(mode, level_idx[None], range(3))[0, 0]
     blocks = torch.zeros(12, 12, dtype=torch.bool)
     for rows, cols in level_groups(mode, range(3), 4):
         blocks[rows, cols] = True

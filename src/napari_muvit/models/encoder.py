@@ -161,8 +161,7 @@ class Encoder(CropEmbedding):
         """Who may look at whom, (B, 1, N, N), for tokens of levels (B, N); None for everybody."""
         if self.attention_mode == "all":
             return None
-        ranks = torch.tensor(self.ranks, device=level_idx.device)
-        return level_mask(self.attention_mode, level_idx, ranks)
+        return level_mask(self.attention_mode, level_idx, self.ranks)
 
     def run_layers(
         self, x: Tensor, coords: Tensor, pattern: Callable[[], Pattern], keep: Sequence[int] = (),

@@ -172,7 +172,7 @@ def level_groups(mode: str, ranks: Sequence[int], num_patches: int) -> Groups | 
     return None
 
 
-def level_mask(mode: str, level_idx: Tensor, ranks: Tensor) -> Tensor:
+def level_mask(mode: str, level_idx: Tensor, ranks: Sequence[int]) -> Tensor:
     """Boolean mask (B, 1, N, N) from each token's level, True where a query may look at a key.
 
     Parameters
@@ -180,13 +180,15 @@ def level_mask(mode: str, level_idx: Tensor, ranks: Tensor) -> Tensor:
     level_idx
         (B, N) position of each token's level in ``levels``.
     ranks
-        (L,) rank of each level, 0 for the finest.
+        Rank of each level, 0 for the finest.
     """
     if mode == "random":
         num = level_idx.shape[1]
         return torch.argsort(torch.rand(num, num, device=level_idx.device), dim=1) == 0
-    if mode == "coarse_to_fine":
-        level_idx = ranks[level_idx]
+    if mode == "coarse_to_fine" and list(ranks) != sorted(ranks):
+        # In arithmetic, since a table of ranks would have to be sent to the device each time.
+        parts = [(level_idx == row) * rank for row, rank in enumerate(ranks)]
+        level_idx = torch.stack(parts).sum(dim=0)
     rows, cols = level_idx[:, None, :, None], level_idx[:, None, None, :]
     if mode == "same":
         return rows == cols
