@@ -60,6 +60,17 @@ class TestChoosing:
         with pytest.raises(InputError, match=words):
             open_pyramid(MOVIE, **options)
 
+    def test_only_chosen_channels_are_read(self, tmp_path: Path) -> None:
+        data = np.random.default_rng(0).integers(0, 255, (6, 40, 40)).astype(np.uint8)
+        create_pyramid(tmp_path / "c.zarr", shape=data.shape, axes="cyx", levels=1,
+                       dtype="uint8")[0][:] = data
+        for channel in (1, 2, 4):
+            (tmp_path / "c.zarr" / "0" / "c" / str(channel) / "0" / "0").write_bytes(b"broken")
+        for channels in ((0, 3, 5), (5, 0), (3, 0, 3)):
+            pyramid = open_pyramid(tmp_path / "c.zarr", channels=channels)
+            np.testing.assert_array_equal(pyramid.read(0, (2, 3), (30, 30)),
+                                          data[list(channels), 2:32, 3:33])
+
     def test_axes_that_are_absent(self) -> None:
         with pytest.raises(InputError, match="it has no axis z"):
             open_pyramid(MOVIE[0, 0, 0], z=3)

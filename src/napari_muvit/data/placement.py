@@ -42,32 +42,61 @@ class Placed:
     origin: Floats
     notes: tuple[str, ...]
 
-    def index(
+    def plan_read(
         self, array_index: int, start: Sequence[int], size: Sequence[int]
-    ) -> tuple[tuple[Any, ...], tuple[int, ...], list[int] | None]:
-        """The stored array's index for a region, the transposition after it, and the channels."""
+    ) -> ReadPlan:
+        """How to read a region of one array: one read for each run of neighbouring channels."""
         fixed = dict(self.fixed[array_index])
         begins = dict(zip(self.selection.axes, self.starts[array_index], strict=True))
         regions = dict(zip(self.selection.axes, zip(start, size, strict=True), strict=True))
         chosen = self.selection.channels
+        runs = [slice(None)] if chosen is None else _runs(chosen)
         index: list[Any] = []
-        kept = ""
         for letter in self.raw.axes:
             if letter in fixed:
                 index.append(fixed[letter])
-                continue
-            kept += letter
-            if letter == "c" and chosen is not None:
-                index.append(slice(min(chosen), max(chosen) + 1))
-            else:
+            elif letter in begins:
                 first = begins[letter] + regions[letter][0]
                 index.append(slice(first, first + regions[letter][1]))
+            else:
+                index.append(None)
+        kept = [letter for letter in self.raw.axes if letter not in fixed]
         target = ("c" if chosen is not None else "") + self.selection.axes
-        order = tuple(kept.index(letter) for letter in target)
-        relative = None if chosen is None else [c - min(chosen) for c in chosen]
-        if relative == list(range(len(relative or ()))):
-            relative = None
-        return tuple(index), order, relative
+        held = sorted(set(chosen or ()))
+        picks = None if chosen is None or list(chosen) == held else [
+            held.index(c) for c in chosen]
+        return ReadPlan(
+            indices=tuple(tuple(run if i is None else i for i in index) for run in runs),
+            order=tuple(kept.index(letter) for letter in target), picks=picks,
+        )
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """Reads of a stored array, the transposition after them, and the order of channels.
+
+    Attributes
+    ----------
+    indices
+        What to index the array with; the results are joined along the channels.
+    picks
+        Positions among the joined channels, or None where their order is right.
+    """
+
+    indices: tuple[tuple[Any, ...], ...]
+    order: tuple[int, ...]
+    picks: list[int] | None
+
+
+def _runs(channels: Sequence[int]) -> list[slice]:
+    """Slices over neighbouring channels that hold all of `channels` and no others."""
+    runs: list[slice] = []
+    for channel in sorted(set(channels)):
+        if runs and runs[-1].stop == channel:
+            runs[-1] = slice(runs[-1].start, channel + 1)
+        else:
+            runs.append(slice(channel, channel + 1))
+    return runs
 
 
 def place_arrays(raw: RawImage, selection: Selection) -> Placed:

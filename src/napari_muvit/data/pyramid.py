@@ -313,22 +313,21 @@ class Pyramid:
         self, array_index: int, start: Sequence[int], size: Sequence[int]
     ) -> NDArray[Any]:
         """Pixels (C, *size) straight from the store."""
-        index, order, channels = self._placed.index(array_index, start, size)
+        plan = self._placed.plan_read(array_index, start, size)
         try:
             array = self._array(array_index)
-            pixels = np.asarray(resolve(array[index]))
+            parts = [np.asarray(resolve(array[index])) for index in plan.indices]
         except MuvitError:
             raise
         except Exception as error:
-            handle = self._handles[array_index]
-            raise SourceError(
-                f"{self.source or self.name}: {handle.explain(error)}.", self.source
-            ) from error
-        pixels = as_native(pixels).transpose(order)
+            why = self._handles[array_index].explain(error)
+            raise SourceError(f"{self.source or self.name}: {why}.", self.source) from error
+        turned = [as_native(part).transpose(plan.order) for part in parts]
+        pixels = turned[0] if len(turned) == 1 else np.concatenate(turned)
         if pixels.ndim == self.ndim:
             pixels = pixels[None]
-        if channels is not None:
-            pixels = pixels[channels]
+        if plan.picks is not None:
+            pixels = pixels[plan.picks]
         # nobody gets a view of an array that belongs to the caller
         return np.array(pixels, copy=self._handles[array_index].in_memory or None, order="C")
 
