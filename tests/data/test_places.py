@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,8 +37,32 @@ def test_area_is_that_of_the_filled_cells_cut_to_the_bounds():
 
 def test_places_outside_the_bounds_are_empty():
     places = PlaceMap.over(np.array([[True, False]]), BOUNDS)
-    assert places.within([[-0.5, 120], [99.5, 199.5]]).is_empty
+    right = places.within([[-0.5, 120], [99.5, 199.5]])
+    assert right.is_empty
+    assert right.area == 0
+    nowhere = places.within([[300, 300], [400, 400]])
+    assert nowhere.is_empty
+    assert not nowhere.holds([[50, 50]]).any()
     assert not places.is_empty
+
+
+def test_every_filled_cell_is_drawn_equally_often():
+    mask = np.array([[[1, 0], [0, 1]], [[0, 0], [1, 1]]], bool)
+    places = PlaceMap.over(mask, [[0, 0, 0], [2, 2, 2]])
+    rng = np.random.default_rng(0)
+    cells, counts = np.unique(
+        [np.floor(places.draw(rng)) for _ in range(2000)], axis=0, return_counts=True
+    )
+    np.testing.assert_array_equal(cells, np.argwhere(mask))
+    assert counts.min() > 400
+    assert places.area == pytest.approx(4)
+
+
+def test_maps_of_many_cells_are_small():
+    places = PlaceMap.over(np.ones((1000, 1000), bool), BOUNDS)
+    places.draw(np.random.default_rng(0))
+    assert places.area == pytest.approx(100 * 200)
+    assert len(pickle.dumps(places)) < 1.1e6
 
 
 def test_points_outside_are_not_held():

@@ -33,7 +33,7 @@ READ_PIXELS = 1 << 23
 SCAN_PIXELS = 1 << 28
 """Label pixels that a scan for annotated places may read, stored chunks only."""
 
-CELLS = 2048
+CELLS = 1024
 """Most cells of a place map along an axis."""
 
 

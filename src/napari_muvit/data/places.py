@@ -54,40 +54,60 @@ class PlaceMap:
         cell = (box[1] - box[0]) / np.asarray(mask.shape)
         return cls(np.asarray(mask, dtype=bool), cell, box, box[0])
 
-    @cached_property
-    def _filled(self) -> NDArray[np.int64]:
-        lower, upper = self._cell_boxes(np.flatnonzero(self.mask))
-        inside = np.all(upper > lower, axis=1)
-        return np.flatnonzero(self.mask)[inside]
+    def __post_init__(self) -> None:
+        """Cut off the cells that lie outside the bounds altogether."""
+        first = np.floor((self.bounds[0] - self.origin) / self.cell + 1e-9).astype(np.int64)
+        last = np.ceil((self.bounds[1] - self.origin) / self.cell - 1e-9).astype(np.int64)
+        first, last = (np.clip(edge, 0, self.mask.shape) for edge in (first, last))
+        cut = tuple(slice(int(f), max(int(f), int(n))) for f, n in zip(first, last, strict=True))
+        object.__setattr__(self, "mask", self.mask[cut])
+        object.__setattr__(self, "origin", self.origin + first * self.cell)
 
-    def _cell_boxes(self, flat: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-        """Lower and upper edges, (n, A) each, of cells by flat index, cut to the bounds."""
-        index = np.stack(np.unravel_index(flat, self.mask.shape), axis=-1)
+    def _edges(self, index: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper edges, (..., A) each, of cells, cut to the bounds."""
         lower = np.maximum(self.origin + index * self.cell, self.bounds[0])
         upper = np.minimum(self.origin + (index + 1) * self.cell, self.bounds[1])
         return lower, upper
 
     @cached_property
+    def _rows(self) -> NDArray[np.int64]:
+        """Filled cells up to the end of each row along the last axis; small even for many."""
+        counts = np.count_nonzero(self.mask, axis=-1).ravel()
+        rows: NDArray[np.int64] = np.cumsum(counts, dtype=np.int64)
+        return rows
+
+    @cached_property
     def area(self) -> float:
         """World pixels (2D) or voxels (3D) in the filled cells."""
-        lower, upper = self._cell_boxes(self._filled)
-        return float(np.prod(upper - lower, axis=1).sum())
+        held: NDArray[Any] = self.mask
+        for axis in reversed(range(self.mask.ndim)):
+            cells = np.zeros((self.mask.shape[axis], self.mask.ndim), dtype=np.int64)
+            cells[:, axis] = np.arange(self.mask.shape[axis])
+            lower, upper = self._edges(cells)
+            held = held @ (upper - lower)[:, axis]
+        return float(held)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is no place at all."""
-        return len(self._filled) == 0
+        return not self._rows.size or self._rows[-1] == 0
 
     def draw(self, rng: np.random.Generator) -> FloatArray:
         """A random point, (A,) world px, in a random filled cell."""
-        pick = self._filled[rng.integers(len(self._filled), size=1)]
-        lower, upper = self._cell_boxes(pick)
-        point: FloatArray = lower[0] + rng.random(lower.shape[1]) * (upper[0] - lower[0])
+        number = int(rng.integers(self._rows[-1]))
+        row = int(np.searchsorted(self._rows, number, side="right"))
+        before = int(self._rows[row - 1]) if row else 0
+        place = np.unravel_index(row, self.mask.shape[:-1]) if self.mask.ndim > 1 else ()
+        column = np.flatnonzero(self.mask[place])[number - before]
+        lower, upper = self._edges(np.asarray([*place, column], dtype=np.int64))
+        point: FloatArray = lower + rng.random(len(lower)) * (upper - lower)
         return point
 
     def holds(self, points: ArrayLike) -> NDArray[np.bool_]:
         """Whether each of the points (..., A) lies in a filled cell."""
         points = np.asarray(points, dtype=np.float64)
+        if not self.mask.size:
+            return np.zeros(points.shape[:-1], dtype=bool)
         index = np.floor((points - self.origin) / self.cell).astype(np.int64)
         last = np.asarray(self.mask.shape) - 1
         inside = np.all((points >= self.bounds[0]) & (points <= self.bounds[1]), axis=-1)
@@ -104,14 +124,14 @@ class PlaceMap:
 
     def also_in(self, other: PlaceMap) -> PlaceMap:
         """The places of this map whose cell touches `other` at its centre or corners."""
-        flat = self._filled
-        lower, upper = self._cell_boxes(flat)
-        keep = np.zeros(len(flat), dtype=bool)
+        index = np.argwhere(self.mask)
+        lower, upper = self._edges(index)
+        keep = np.zeros(len(index), dtype=bool)
         for share in (0.01, 0.5, 0.99):
             keep |= other.holds(lower + share * (upper - lower))
-        mask = np.zeros(self.mask.size, dtype=bool)
-        mask[flat[keep]] = True
-        return PlaceMap(mask.reshape(self.mask.shape), self.cell, self.bounds, self.origin)
+        mask = np.zeros(self.mask.shape, dtype=bool)
+        mask[tuple(index[keep].T)] = True
+        return PlaceMap(mask, self.cell, self.bounds, self.origin)
 
     def profile(self, axis: int) -> tuple[FloatArray, FloatArray]:
         """Edges (n + 1,) of the cells along `axis`, world px, and filled cells between (n,)."""
