@@ -163,7 +163,7 @@ def head(given: argparse.Namespace) -> None:
     from napari_muvit.data.pyramid import open_pyramid
     from napari_muvit.inference.engine import Engine
     from napari_muvit.inference.job import plan_job
-    from napari_muvit.inference.predictor import parse_model
+    from napari_muvit.inference.model_source import parse_model
 
     with tempfile.TemporaryDirectory() as folder:
         source = make_image(given.side, Path(folder))
@@ -261,7 +261,7 @@ def seams(given: argparse.Namespace) -> None:
     from napari_muvit.data.pyramid import open_pyramid
     from napari_muvit.inference.engine import Engine
     from napari_muvit.inference.job import plan_job
-    from napari_muvit.inference.predictor import parse_model
+    from napari_muvit.inference.model_source import parse_model
 
     job = plan_job(open_pyramid(given.image), parse_model(given.model), overlap=given.overlap,
                    roi=given.roi and [given.roi[:2], given.roi[2:]])

@@ -11,7 +11,8 @@ from napari_muvit.inference.context import ContextPredictor
 from napari_muvit.inference.device import Computing
 from napari_muvit.inference.engine import Engine
 from napari_muvit.inference.job import plan_job
-from napari_muvit.inference.predictor import ModelPredictor, parse_model
+from napari_muvit.inference.model_source import parse_model
+from napari_muvit.inference.predictor import ModelPredictor
 from napari_muvit.inference.spec import read_spec
 
 from .models import make_model

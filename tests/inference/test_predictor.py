@@ -14,12 +14,8 @@ from napari_muvit.errors import CheckpointError, InputError, RunError
 from napari_muvit.inference.average import TURNS
 from napari_muvit.inference.device import Computing
 from napari_muvit.inference.lazy import predict
-from napari_muvit.inference.predictor import (
-    ModelPredictor,
-    ModelSource,
-    open_predictor,
-    parse_model,
-)
+from napari_muvit.inference.model_source import ModelSource, open_predictor, parse_model
+from napari_muvit.inference.predictor import ModelPredictor
 from napari_muvit.inference.spec import read_spec
 
 from .models import TABLE, make_model, save

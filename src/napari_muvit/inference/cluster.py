@@ -8,6 +8,7 @@ worker costs the blocks it was computing: they are given to another.
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 import uuid
@@ -18,9 +19,10 @@ from typing import Any
 from napari_muvit.errors import InputError, require_extra
 from napari_muvit.inference.blocks import BlockRecord, BlockWriter, Unit
 from napari_muvit.inference.events import PredictionEvent, TileEvent, WarningEvent
-from napari_muvit.inference.predictor import ModelSource, Predictor
+from napari_muvit.inference.model_source import ModelSource
+from napari_muvit.inference.predictor import Predictor
+from napari_muvit.inference.store_run import StoreRun
 from napari_muvit.inference.tiles import BoolArray
-from napari_muvit.inference.to_store import StoreRun
 
 AHEAD = 2
 """Blocks per worker that are under way or waiting; more would only fill the scheduler."""
@@ -118,10 +120,10 @@ def _num_gpus(model: ModelSource | Predictor) -> int:
 
 def _make_slurm_cluster(jobs: int) -> Any:
     try:
-        from dask_jobqueue import SLURMCluster
+        jobqueue = importlib.import_module("dask_jobqueue")
     except ImportError:
         raise require_extra("dask_jobqueue", "cluster", "cluster slurm") from None
-    cluster = SLURMCluster()
+    cluster = jobqueue.SLURMCluster()
     cluster.scale(jobs=jobs)
     return cluster
 

@@ -20,7 +20,7 @@ from napari_muvit.data.cohort import is_cohort, resolve_images
 from napari_muvit.data.output import PredictionStore, read_facts, write_text
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.inference.events import FinishedEvent, PredictionEvent, WarningEvent
-from napari_muvit.inference.predictor import parse_model
+from napari_muvit.inference.model_source import parse_model
 from napari_muvit.inference.to_store import output_path, parse_part, predict_to_zarr
 
 TABLE_NAME = "areas.csv"

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from napari_muvit.errors import MuvitError, RunError
 from napari_muvit.inference.cache import ByteCache
 from napari_muvit.inference.job import Job
-from napari_muvit.inference.predictor import model_lock, open_predictor
+from napari_muvit.inference.model_source import open_predictor
+from napari_muvit.inference.predictor import model_lock
 from napari_muvit.inference.reader import TileBatch, TileReader
 from napari_muvit.inference.tiles import BoolArray, Index, Region
 

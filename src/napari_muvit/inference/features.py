@@ -21,14 +21,8 @@ from napari_muvit.geometry import FloatArray, default_scaled_axes
 from napari_muvit.inference.device import Computing, choose_device, measure_kernels
 from napari_muvit.inference.engine import FloatImage
 from napari_muvit.inference.job import Job, check_image, default_batch, level_grids, measure_image
-from napari_muvit.inference.predictor import (
-    FunctionPredictor,
-    KernelOption,
-    ModelPredictor,
-    ModelSource,
-    find_model_folder,
-    model_lock,
-)
+from napari_muvit.inference.model_source import KernelOption, ModelSource, find_model_folder
+from napari_muvit.inference.predictor import FunctionPredictor, ModelPredictor, model_lock
 from napari_muvit.inference.reader import TileBatch, TileReader
 from napari_muvit.inference.spec import ModelSpec, fingerprint_weights, read_encoder_spec
 from napari_muvit.inference.tiles import Index, Tile, TilePlan, choose_block, context_pixel

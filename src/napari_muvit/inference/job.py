@@ -20,7 +20,8 @@ from napari_muvit.data.tissue import tissue_places
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import FloatArray, default_scaled_axes
 from napari_muvit.inference.device import choose_device
-from napari_muvit.inference.predictor import ModelSource, Predictor
+from napari_muvit.inference.model_source import ModelSource
+from napari_muvit.inference.predictor import Predictor
 from napari_muvit.inference.spec import ModelSpec
 from napari_muvit.inference.tiles import BoolArray, TilePlan, choose_block, tile_step
 

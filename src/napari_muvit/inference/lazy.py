@@ -17,8 +17,8 @@ from napari_muvit.data.labels import ClassTable
 from napari_muvit.errors import InputError, RunError
 from napari_muvit.inference.engine import BlockResult, engine_of
 from napari_muvit.inference.job import Job, plan_job
+from napari_muvit.inference.model_source import parse_model
 from napari_muvit.inference.planes import open_planes
-from napari_muvit.inference.predictor import parse_model
 from napari_muvit.inference.tiles import Index
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from napari_muvit.inference.device import Precision
-    from napari_muvit.inference.predictor import KernelOption
+    from napari_muvit.inference.model_source import KernelOption
 
 Output = Literal["labels", "probabilities", "confidence"]
 

@@ -7,7 +7,6 @@ cache, so it never waits. Knows no viewer: regions come in and callbacks go out 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 import threading
@@ -20,50 +19,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.labels import ClassTable
-from napari_muvit.data.live_cache import DONE, NONE, OLD, CacheLayout, LiveCache
+from napari_muvit.data.live_cache import DONE, NONE, OLD, LiveCache
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.inference.engine import Engine, PredictedTile, TileFailure
 from napari_muvit.inference.job import Job, plan_job
+from napari_muvit.inference.live_layer import (
+    LiveArray,
+    LiveUpdate,
+    UncertainPlace,
+    make_cache_layout,
+)
+from napari_muvit.inference.model_source import parse_model
 from napari_muvit.inference.planes import Planes, open_planes
-from napari_muvit.inference.predictor import parse_model
 from napari_muvit.inference.tiles import Index, Region
 
 if TYPE_CHECKING:
     from napari_muvit.inference.device import Precision
-    from napari_muvit.inference.predictor import KernelOption, ModelSource, Predictor
+    from napari_muvit.inference.model_source import KernelOption, ModelSource
+    from napari_muvit.inference.predictor import Predictor
 
 CACHE_BYTES = 4 * 2**30
 MOST_ENGINES = 4
 """Planes whose readers are kept ready."""
-
-
-@dataclass(frozen=True)
-class LiveUpdate:
-    """Tiles that are new in the cache.
-
-    Attributes
-    ----------
-    plane
-        Place along the axes in front.
-    regions
-        Output pixels of each tile.
-    pending
-        Visible tiles that are still to come.
-    """
-
-    plane: Index
-    regions: tuple[Region, ...]
-    pending: int
-
-
-@dataclass(frozen=True)
-class UncertainPlace:
-    """A tile that is worth annotating: its box (2, A) in world px, entropy 0 to 1, plane."""
-
-    box: FloatArray
-    entropy: float
-    plane: Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,30 +49,6 @@ class _View:
     box: FloatArray
     level: int
     plane: Index
-
-
-class LiveArray:
-    """One level of a live prediction: reads what is there, never computes.
-
-    Has what viewers ask of an array: shape, dtype, ndim, chunks, and slicing.
-    """
-
-    def __init__(self, cache: LiveCache, level: int) -> None:
-        self._cache, self._level = cache, level
-        self.shape = cache.level_shape(level)
-        self.chunks = cache.level_chunks(level)
-        self.dtype = np.dtype(cache.layout.dtype)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        return self._cache.read(self._level, index)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype)
 
 
 class LivePrediction:
@@ -415,20 +369,6 @@ kernels
     def _warn(self, message: str) -> None:
         if self.on_warning is not None:
             self.on_warning(message)
-
-
-def make_cache_layout(planes: Planes, job: Job) -> CacheLayout:
-    """The cache of an image: its planes in front, one chunk for each tile."""
-    plan, table = job.plan, job.spec.class_table
-    mark = hashlib.sha256(repr([
-        [pyramid.fingerprint for pyramid in planes.pyramids], plan, table.to_dict(),
-        np.packbits(job.cells).tobytes(),
-    ]).encode()).hexdigest()
-    return CacheLayout(
-        shape=(*planes.shape, *plan.shape), cell=plan.step,
-        axes=planes.axes + "zyx"[-plan.ndim:], dtype=table.dtype.name,
-        fill=int(table.to_values(np.array(-1))), image=mark,
-    )
 
 
 __all__ = ["DONE", "NONE", "OLD", "LiveArray", "LivePrediction", "LiveUpdate", "UncertainPlace"]

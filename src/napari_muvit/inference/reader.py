@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.inference.cache import ByteCache
-from napari_muvit.inference.tiles import Tile
+from napari_muvit.inference.tiles import Tile, TilePlan
 
 if TYPE_CHECKING:
-    from napari_muvit.inference.job import Job
+    from napari_muvit.data.normalize import Normalization
+    from napari_muvit.data.pyramid import Pyramid
 
 FloatImage = NDArray[np.float32]
 Level = tuple[FloatImage, NDArray[np.float64], NDArray[np.bool_]]
@@ -64,10 +65,27 @@ class TileBatch:
         )
 
 
+class ReadJob(Protocol):
+    """What reading needs of a job; see `Job`."""
+
+    @property
+    def pyramid(self) -> Pyramid: ...
+    @property
+    def plan(self) -> TilePlan: ...
+    @property
+    def normalization(self) -> Normalization: ...
+    @property
+    def to_model(self) -> tuple[float, ...]: ...
+    @property
+    def scaled_axes(self) -> tuple[int, ...]: ...
+    @property
+    def plan_mark(self) -> str: ...
+
+
 class TileReader:
     """Reads the nested crops of tiles as a model wants them."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ReadJob) -> None:
         self.job = job
         self._image = job.pyramid.fingerprint + job.plan_mark
         self._coarse: ByteCache[Level] = ByteCache(COARSE_BYTES)
