@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,9 +36,6 @@ from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.stroke_log import StrokeLog, trim_change
 from napari_muvit.data.stroke_writer import StrokeWriter
 from napari_muvit.errors import InputError, MuvitError, SourceNotFoundError
-
-if TYPE_CHECKING:
-    pass
 
 
 def open_annotations(
