@@ -226,10 +226,9 @@ def label_places(
         for i, mask in enumerate((found >= 0, foreground[found])):
             _mark_cells(masks[i], mask, start, step)
         num_labelled += int(np.count_nonzero(found >= 0))
-    factor = np.asarray(pyramid.factors[index]) * reader.ratio
-    lower = (np.asarray(pyramid.offsets[index]) - np.asarray(pyramid.factors[index]) / 2)
-    origin = (lower + 0.5) * reader.ratio - 0.5
-    cell = factor * np.asarray(step)
+    factor = np.asarray(pyramid.factors[index])
+    origin = (np.asarray(pyramid.offsets[index]) - factor / 2 + 0.5) * reader.ratio - 0.5
+    cell = factor * reader.ratio * np.asarray(step)
     annotated, positive = (PlaceMap(mask, cell, reader.extent, origin) for mask in masks)
     return annotated, positive, min(1.0, every * num_labelled / math.prod(shape))
 
