@@ -2,8 +2,9 @@
 
 ``python benchmarks/cortex_layers.py``. Layers of the human cortex (spatialLIBD sections 151507
 to 151676, three donors): trained on two donors, tested on the third by predicting whole
-sections. Every contender gets the same number of fine-tuning steps; the table has mean and standard deviation over seeds of the pooled
-mDSC. Runs that are there already are not repeated, so an interrupted table can be gone on with.
+sections. Every contender gets the same number of fine-tuning steps; the table has mean and
+standard deviation over seeds of the pooled mDSC. Runs that are there already are not repeated,
+so an interrupted table can be gone on with.
 Options: ``--help``.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -87,6 +88,28 @@ def test_reading_while_writing_never_sees_half_a_record(tmp_path):
         assert [r["step"] for r in records] == list(range(len(records)))
     thread.join()
     assert len(read_events(path)) == 400
+
+
+def test_status_reads_the_end_of_a_long_file_only(tmp_path, monkeypatch):
+    from napari_muvit.training import folder as module
+
+    folder = create_run(tmp_path / "run", None, {"kind": "fit", "steps": 9})
+    steps = [StepEvent(n, 9, 0.5, 1e-4, 0.1, 9.0) for n in range(1, 5)]
+    for event in steps:
+        append(folder.path / "events.jsonl",
+               json.dumps(event_to_record(event, folder.path)) + "\n")
+    sizes = []
+    original = module.read_events
+    monkeypatch.setattr(module, "TAIL", 200)
+    monkeypatch.setattr(module, "read_events", lambda path, size=None: (
+        sizes.append(size) or original(path, size)))
+    assert folder.status().step == 4
+    assert sizes == [200]
+    for _ in range(5):
+        append(folder.path / "events.jsonl",
+               json.dumps({"event": "warning", "step": 4, "message": "x" * 90}) + "\n")
+    assert folder.status().step == 4
+    assert sizes == [200, 200, None]
 
 
 def test_a_folder_is_made_in_one_move(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from napari_muvit.data.lock import WriterLock
 from napari_muvit.errors import MuvitError, RunError, SourceError
 from napari_muvit.training.average import WeightAverage
 from napari_muvit.training.clock import RunClock
@@ -101,6 +102,7 @@ class Engine:
             epoch_size=s.epoch_size,
         )
         self._saved_step = -1
+        self._lock: WriterLock | None = None
 
     def load(self) -> None:
         """Take up the last checkpoint, if one was written."""
@@ -127,8 +129,10 @@ class Engine:
         """
         settings = torch_settings(
             threads=self.settings.threads, deterministic=self.settings.deterministic)
-        lock = self.folder.lock() if self.parallel.is_main else nullcontext()
-        with lock, settings:
+        with ExitStack() as stack:
+            stack.enter_context(settings)
+            if self.parallel.is_main:
+                self._lock = stack.enter_context(self.folder.lock())
             error: Exception | None = None
             reason: Reason = "completed"
             try:
@@ -162,6 +166,8 @@ class Engine:
     def _emit(self, event: Event) -> Iterator[Event]:
         if self.parallel.is_main:
             self.recorder.write(event)
+            if self._lock is not None:
+                self._lock.touch()
         for watch in self.watchers:
             watch(event)
         yield event

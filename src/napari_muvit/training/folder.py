@@ -45,6 +45,9 @@ CONTROL = "control"
 FIT = "fit"
 """Kind of a run that a script started with .fit()."""
 
+TAIL = 1 << 16
+"""Bytes at the end of the events that are read first to see where a run is."""
+
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
 State = Literal["running", "interrupted", "completed", "stopped", "early", "failed"]
@@ -137,8 +140,12 @@ class RunFolder:
 
     def status(self) -> RunStatus:
         """What the run is doing now."""
-        records = [r for r in read_events(self.path / EVENTS) if not r.get("superseded")]
-        steps = [r for r in records if r["event"] == "step"]
+        # The end of a long file tells it all, unless the last events were many others.
+        for size in (TAIL, None):
+            records = [r for r in read_events(self.path / EVENTS, size) if not r.get("superseded")]
+            steps = [r for r in records if r["event"] == "step"]
+            if steps:
+                break
         last = steps[-1] if steps else {"step": 0, "steps": self.facts()["steps"],
                                         "remaining": None}
         message = ""

@@ -80,20 +80,32 @@ def append(path: Path, text: str) -> None:
         os.close(handle)
 
 
-def whole_lines(path: Path) -> list[str]:
-    """The lines of `path` that are complete; a last line without its end is left out."""
+def whole_lines(path: Path, last_bytes: int | None = None) -> list[str]:
+    """The lines of `path` that are complete; a last line without its end is left out.
+
+    Parameters
+    ----------
+    last_bytes
+        Only lines that lie wholly in so many bytes at the end of the file.
+    """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = 0 if last_bytes is None else max(0, size - last_bytes)
+            file.seek(start)
+            content = file.read()
     except FileNotFoundError:
         return []
+    if start:
+        content = content.partition(b"\n")[2]
     whole, _, _ = content.rpartition(b"\n")
     # not splitlines: names may hold other characters that Unicode calls line ends
     return whole.decode("utf-8").split("\n") if whole or content[:1] == b"\n" else []
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
     """The records of an ``events.jsonl``, in order, superseded ones included."""
-    return [json.loads(line) for line in whole_lines(path)]
+    return [json.loads(line) for line in whole_lines(path, last_bytes)]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
