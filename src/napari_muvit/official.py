@@ -20,6 +20,7 @@ from napari_muvit.models.checkpoint import ModelMeta, load_model, save_model
 from napari_muvit.models.decoder import Decoder
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.mae import MAE
+from napari_muvit.models.masking import consistent_order
 from napari_muvit.models.model_files import load_state
 from napari_muvit.models.official_folder import check_exportable, read_official, save_official
 from napari_muvit.models.segmenter import Segmenter
@@ -77,6 +78,14 @@ class SaveableModel(nn.Module):
 
 class MuViTEncoder(SaveableModel, Encoder):
     """Encoder of nested crops; ``encoder(x, bbox) -> (features, coords, level_idx)``."""
+
+    def consistent_level_mask_sampling(
+        self, B: int, N: int, N_per_level: int, masking_ratio: float, device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """All N tokens of each sample, (B, N), kept ones of every level first."""
+        levels = self.levels[: N // N_per_level]
+        return consistent_order(B, levels, N_per_level, masking_ratio, generator).to(device)
 
 
 class MuViTEncoder2d(MuViTEncoder):

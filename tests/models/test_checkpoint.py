@@ -160,6 +160,16 @@ def test_no_pickle_is_executed(tmp_path: Path):
     with pytest.raises(CheckpointError, match="cannot be read safely"):
         load_model(folder)
     assert not trap.exists()
+    for damage in (b"", b"PK\x03\x04 no archive", b"\x80\x02]q\x00."):
+        (folder / "model.pth").write_bytes(damage)
+        with pytest.raises(CheckpointError, match=r"model\.pth"):
+            load_model(folder)
+    torch.save([1, 2], folder / "model.pth")
+    with pytest.raises(CheckpointError, match="does not hold tensors by name"):
+        load_model(folder)
+    (folder / "model.pth").unlink()
+    with pytest.raises(CheckpointError, match="with load_model"):
+        load_model(folder)
 
 
 def test_no_yaml_object_is_built(tmp_path: Path):

@@ -179,6 +179,17 @@ def test_coarse_to_fine_holds_for_visible_tokens():
     assert ((a - b).abs().amax(dim=-1) > 0).tolist() == (visible < 24).tolist()
 
 
+def test_a_training_step_is_one_graph():
+    model = autoencoder(num_layers=1, num_layers_decoder=1)
+    x, bbox = crops()
+    visible = torch.arange(0, 48, 4).repeat(2, 1)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    loss = compiled(x, bbox, visible_idx=visible, only_loss=True)["loss"]
+    loss.backward()
+    expected = model(x, bbox, visible_idx=visible)["loss"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -171,6 +171,12 @@ def test_consistent_masks_of_a_generator(official: SimpleNamespace) -> None:
     assert torch.equal(found[0][4], found[1][4])
     assert torch.equal(found[0][5], found[1][5])
     assert difference(found[1][0], found[0][0]) <= 1e-6
+    drawn = [
+        model.consistent_level_mask_sampling(
+            2, 96, 48, 0.75, torch.device("cpu"), torch.Generator().manual_seed(5))
+        for model in (theirs, mine)
+    ]
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("rotary_mode", ["fixed", "shared", "per_layer"])

@@ -89,7 +89,7 @@ def save_model(folder: str | Path, model: nn.Module, meta: ModelMeta) -> None:
         "weights": _digest(tensors),
     }
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    metadata = {"config": text, "weights": config["weights"]}
+    metadata = {"config": text}  # one entry: safetensors writes several in any order
     replace_file(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata))
     replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -152,7 +152,7 @@ def _own_config(folder: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if not path.is_file():
         return copy
     config = read_safe_yaml(read_text(path), path)
-    if copy and config.get("weights") != metadata.get("weights"):
+    if copy and config.get("weights") != copy.get("weights"):
         return copy
     return config
 

@@ -6,6 +6,7 @@ Config files hold ``!!python/tuple``; the weights' names are the same as ours.
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,12 @@ from napari_muvit.models.model_files import (
 CONFIG_FILE = "config.yaml"
 OFFICIAL_WEIGHTS_FILE = "model.pth"
 
+_UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
+    pickle.UnpicklingError, struct.error,
+)
+"""What reading a damaged or hostile file may raise."""
+
 
 def read_official(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Constructor arguments and weights in a folder that the official ``save`` wrote.
@@ -47,13 +54,27 @@ def read_official(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
                 "only one may be there. Remove 'use_rotary_embed'."
             )
         config["rotary_mode"] = "per_layer" if config.pop("use_rotary_embed") else "none"
-    weights = folder / OFFICIAL_WEIGHTS_FILE
+    return config, _read_weights(folder / OFFICIAL_WEIGHTS_FILE)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, unpickled by torch's restricted reader."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no {str(path)!r}; an official model folder holds {OFFICIAL_WEIGHTS_FILE}. "
+            "Read a folder of our own format with load_model."
+        )
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{str(weights)!r} cannot be read safely: {reason}") from None
-    return config, cast(dict[str, Tensor], state)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{str(path)!r} cannot be read safely: {reason}") from None
+    is_named = isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
+    if not is_named:
+        raise CheckpointError(
+            f"{str(path)!r} does not hold tensors by name. Save the model's state_dict."
+        )
+    return cast(dict[str, Tensor], state)
 
 
 def load_official(folder: str | Path) -> Encoder | MAE:
