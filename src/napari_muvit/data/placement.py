@@ -133,30 +133,24 @@ def place_arrays(raw: RawImage, selection: Selection) -> Placed:
 
 def _world(raw: RawImage) -> tuple[list[FloatArray], list[FloatArray], list[str]]:
     """Scale and place of pixel 0 of every array along every stored axis, in the file's units."""
-    notes: list[str] = []
     shapes = np.asarray([handle.shape for handle in raw.arrays], np.float64)
-    largest = shapes[int(np.argmax(shapes.prod(axis=1)))]
-    ratios = largest / shapes
+    finest = int(np.argmax(shapes.prod(axis=1)))
     spatial = np.asarray([a in "zyx" for a in raw.axes])
-    ratios[:, ~spatial] = 1.0
-    if raw.scales is None:
-        scales = ratios
-    else:
-        given = np.asarray(raw.scales, np.float64)
-        base = given[int(np.argmax(shapes.prod(axis=1)))]
-        scales = given.copy()
-        wrong = _contradictions(given / base, shapes, largest) & spatial
-        if raw.translations is None and wrong.any():
-            scales = np.where(wrong, base * ratios, given)
-            notes.append("scales in the metadata contradict the arrays' shapes; "
-                         "the ratios of shapes are used")
-    aligned = (scales - scales[int(np.argmax(shapes.prod(axis=1)))]) / 2
-    aligned[:, ~spatial] = 0.0
-    shifts = list(aligned)
-    if raw.translations is not None:
-        shifts = [aligned[i] if t is None else np.asarray(t, np.float64)
-                  for i, t in enumerate(raw.translations)]
-    return list(scales), shifts, notes
+    ratios = np.where(spatial, shapes[finest] / shapes, 1.0)
+    given = ratios if raw.scales is None else np.asarray(raw.scales, np.float64)
+    places = np.zeros_like(shapes) if raw.translations is None else np.asarray(
+        raw.translations, np.float64)
+    # one place for all arrays says nothing about them
+    is_placed = bool(np.ptp(places, axis=0).any())
+    wrong = _contradictions(given / given[finest], shapes, shapes[finest]) & spatial
+    notes = []
+    if wrong.any() and not is_placed:
+        given = np.where(wrong, given[finest] * ratios, given)
+        notes.append("scales in the metadata contradict the arrays' shapes; "
+                     "the ratios of shapes are used")
+    if raw.translations is None or notes:
+        places = places[finest] + np.where(spatial, (given - given[finest]) / 2, 0.0)
+    return list(given), list(places), notes
 
 
 def _contradictions(factors: FloatArray, shapes: FloatArray, largest: FloatArray) -> Any:

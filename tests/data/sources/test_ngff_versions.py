@@ -93,6 +93,35 @@ def test_translations_are_exact(tmp_path: Path) -> None:
     assert pyramid.spacing == (0.5, 0.5)
 
 
+def test_missing_translations_share_the_first_edge(tmp_path: Path) -> None:
+    rows = datasets([scale(0.5, 0.5), shift(10, 20)], [scale(1, 1)])
+    path = write(tmp_path / "a.zarr", {"multiscales": [{"axes": AXES, "datasets": rows}]},
+                 [(8, 8), (4, 4)])
+    pyramid = open_pyramid(path)
+    assert pyramid.offsets[1] == (0.5, 0.5)
+    assert pyramid.origin == (10.0, 20.0)
+
+
+def test_a_common_translation_moves_all(tmp_path: Path) -> None:
+    multiscale = {"axes": AXES, "datasets": datasets([scale(1, 1)], [scale(2, 2)]),
+                  TRANSFORM: [scale(0.5, 0.5), shift(7, 8)]}
+    path = write(tmp_path / "a.zarr", {"multiscales": [multiscale]}, [(8, 8), (4, 4)])
+    pyramid = open_pyramid(path)
+    assert pyramid.offsets[1] == (0.5, 0.5)
+    assert pyramid.origin == (7.0, 8.0)
+
+
+def test_scales_that_were_never_filled_in(tmp_path: Path) -> None:
+    rows = datasets([scale(1, 1), shift(3, 3)], [scale(1, 1), shift(3, 3)])
+    path = write(tmp_path / "a.zarr", {"multiscales": [{"axes": AXES, "datasets": rows}]},
+                 [(64, 64), (16, 16)])
+    pyramid = open_pyramid(path)
+    assert pyramid.factors[1] == (4.0, 4.0)
+    assert pyramid.offsets[1] == (1.5, 1.5)
+    assert pyramid.origin == (3.0, 3.0)
+    assert "contradict" in pyramid.notes[0]
+
+
 def test_real_ratios_from_metadata(tmp_path: Path) -> None:
     rows = datasets([scale(1, 1)], [scale(301 / 150, 2)])
     path = write(tmp_path / "a.zarr", {"multiscales": [{"axes": AXES, "datasets": rows}]},

@@ -303,31 +303,35 @@ def _axes_error(where: str, given: Any, ndim: int) -> SourceError:
 
 def _transforms(
     where: str, multiscale: Mapping[str, Any], axes: str
-) -> tuple[tuple[tuple[float, ...], ...] | None, tuple[tuple[float, ...] | None, ...] | None]:
-    """Scale and translation of every dataset, the multiscale's own applied after."""
+) -> tuple[tuple[tuple[float, ...], ...] | None, tuple[tuple[float, ...], ...] | None]:
+    """Scale and translation of every dataset, the multiscale's own applied after.
+
+    No translations where the file has none at all. A dataset that lacks its own shares its
+    outer edge with the first one.
+    """
     outer_scale, outer_shift = _one_transform(
         where, multiscale.get("coordinateTransformations"), axes, "multiscales")
+    factor = outer_scale or (1.0,) * len(axes)
+    outer = outer_shift or (0.0,) * len(axes)
     scales: list[tuple[float, ...]] = []
-    shifts: list[tuple[float, ...] | None] = []
+    shifts: list[tuple[float, ...]] = []
+    has_own = False
     for number, dataset in enumerate(multiscale["datasets"]):
-        scale, shift = _one_transform(
+        scale, own = _one_transform(
             where, dataset.get("coordinateTransformations"), axes, f"datasets[{number}]")
         if scale is None:
             return None, None
-        factor = outer_scale or (1.0,) * len(axes)
         scales.append(tuple(a * b for a, b in zip(scale, factor, strict=True)))
-        if shift is None and outer_shift is None:
-            shifts.append(None)
+        has_own = has_own or own is not None
+        if own is not None:
+            shifts.append(tuple(a * b + c for a, b, c in zip(own, factor, outer, strict=True)))
         else:
-            inner = shift or (0.0,) * len(axes)
-            outer = outer_shift or (0.0,) * len(axes)
-            shifts.append(tuple(a * b + c for a, b, c in zip(inner, factor, outer, strict=True)))
-    has_own = any(
-        t.get("type") == "translation"
-        for d in multiscale["datasets"] for t in d.get("coordinateTransformations") or ()
-        if isinstance(t, Mapping)
-    )
-    return tuple(scales), tuple(shifts) if has_own else None
+            edge = shifts[0] if shifts else outer
+            shifts.append(tuple(
+                place + (size - first) / 2 if letter in "zyx" else place
+                for letter, place, size, first in zip(axes, edge, scales[-1], scales[0],
+                                                      strict=True)))
+    return tuple(scales), tuple(shifts) if has_own or outer_shift else None
 
 
 def _one_transform(

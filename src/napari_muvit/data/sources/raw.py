@@ -80,7 +80,7 @@ class RawImage:
     arrays: tuple[ArrayHandle, ...]
     source: str | None = None
     scales: tuple[Floats, ...] | None = None
-    translations: tuple[Floats | None, ...] | None = None
+    translations: tuple[Floats, ...] | None = None
     units: tuple[str | None, ...] | None = None
     channel_names: tuple[str, ...] | None = None
     is_rgb: bool = False
