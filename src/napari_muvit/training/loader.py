@@ -169,9 +169,10 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
 
 
 def move_batch(batch: Batch, device: torch.device) -> Batch:
-    """`batch` on `device`; float64 boxes become float32 only inside the model."""
+    """`batch` on `device`, boxes in float64 wherever they are."""
     if device.type == "cpu":
         return batch
-    # Apple GPUs have no float64, and boxes must keep their precision until centred.
-    return {k: v if v.dtype == torch.float64 else v.to(device, non_blocking=True)
+    # Apple GPUs have no float64, and boxes must keep their precision until they are centred.
+    stay = torch.float64 if device.type == "mps" else None
+    return {k: v if v.dtype == stay else v.to(device, non_blocking=True)
             for k, v in batch.items()}

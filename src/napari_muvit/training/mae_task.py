@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_muvit.models.mae import MAE
-from napari_muvit.models.masking import MaskRule, mask_from_visible
+from napari_muvit.models.masking import MaskRule, draw_mask, mask_from_visible
 from napari_muvit.training.loader import Batch
 from napari_muvit.training.places import describe_place
 from napari_muvit.training.png import Picture, tile_pictures, to_picture
@@ -74,9 +74,9 @@ class MAETask:
             s // p for s, p in zip(size, self.model.patch_size, strict=True))
         rule = MaskRule(self.model.masking_ratio, self.model.masking_mode)
         last = part.start + len(batch["img"])  # a script's loader may give larger batches
-        mask = self.model.encoder.draw_mask(
-            rule, max(whole, last), num_patches, seed.generator(MASK))
-        return {**batch, "visible": mask.visible.cpu()[part.start:last]}
+        levels = self.model.encoder.levels
+        mask = draw_mask(rule, max(whole, last), levels, num_patches, seed.generator(MASK))
+        return {**batch, "visible": mask.visible[part.start:last]}
 
     def totals(self, batch: Batch) -> Tensor:
         """(1,) number of valid values in masked patches."""
