@@ -68,7 +68,7 @@ class ContextPredictor(ModelPredictor):
         kept = self._contexts.get(key)
         if kept is not None:
             return kept
-        encoder: Any = self.model.encoder
+        encoder: Any = getattr(self.model, "encoder", self.model)
         made: Context = encoder.encode_context(x[:1, 1:], boxes[:1, 1:])
         self._contexts.put(key, made, _num_bytes(made))
         return made
