@@ -96,11 +96,29 @@ def test_every_head_parameter_gets_a_gradient(
     logits = model(x, bbox)
     assert logits.shape == (2, 3, *[size] * model.ndim)
     logits.square().mean().backward()
-    for name, parameter in model.head.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
-    names = [name for name, _ in model.head.named_parameters()]
-    assert len(names) == len(set(names))
+    largest = {
+        name: 0.0 if p.grad is None else p.grad.abs().max().item()
+        for name, p in model.head.named_parameters()
+    }
+    # A bias that a norm undoes still gets rounding errors, a millionth of the largest.
+    idle = [name for name, value in largest.items() if value < 1e-5 * max(largest.values())]
+    assert idle == []
+
+
+@pytest.mark.parametrize("decoder", HEADS)
+def test_heads_learn_a_small_batch_by_heart(decoder: str) -> None:
+    model = build(decoder, norm="group")
+    x, bbox = draw(model)
+    target = torch.randint(0, 3, (2, 4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(model(x, bbox), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("decoder", HEADS)
