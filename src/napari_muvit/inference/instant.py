@@ -9,6 +9,7 @@ Axis letters: n labelled pixels, F features, K classes, H, W pixels of the view.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,9 +149,11 @@ class InstantPrediction:
             low = np.floor((box[0, -2:] + 0.5) / level / TILE).astype(int)
             high = np.ceil((box[1, -2:] + 0.5) / level / TILE).astype(int)
             found.update((y, x) for y in range(low[0], high[0]) for x in range(low[1], high[1]))
-        labelled = [tile for tile in found if self._labels(level, tile).any()]
-        labelled.sort(key=lambda tile: float(np.sum(((np.asarray(tile) + 0.5) * TILE - centre)**2)))
-        return labelled[:MOST_TILES]
+        nearest = sorted(
+            found, key=lambda tile: float(np.sum(((np.asarray(tile) + 0.5) * TILE - centre) ** 2))
+        )
+        labelled = (tile for tile in nearest if self._labels(level, tile).any())
+        return list(itertools.islice(labelled, MOST_TILES))
 
     def _labels(self, level: int, tile: Tile) -> NDArray[Any]:
         labels: NDArray[Any] = self._store.read(level, (tile[0] * TILE, tile[1] * TILE),

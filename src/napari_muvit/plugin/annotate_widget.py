@@ -45,7 +45,7 @@ class AnnotateWidget(DockWidget):
         self.session: AnnotationSession | None = None
         self._seen = -1
         self._counter = LatestTask(_count)
-        self._painter = LatestTask(_draw_thumbnails)
+        self._painter = LatestTask(_Thumbnails().draw)
         self._build()
         self._counter.finished.connect(self._on_counted)
         self._painter.finished.connect(self._on_thumbnails)
@@ -336,23 +336,31 @@ def _count(store: Any) -> tuple[Any, dict[int, int]]:
     return store, store.class_counts()
 
 
-def _draw_thumbnails(
-    image: ResolvedImage, store: Any, places: tuple[Any, ...]
-) -> tuple[Any, list[Any]]:
-    """A picture with labels of each window (runs in a thread)."""
-    return store, [_draw_thumbnail(image, store, place) for place in places]
+class _Thumbnails:
+    """Pictures of windows with their labels; the image below is read once for each window."""
 
+    def __init__(self) -> None:
+        self._pictures: dict[Any, Any] = {}
 
-def _draw_thumbnail(image: ResolvedImage, store: Any, place: Any) -> Any:
-    sides = np.asarray(place.size[-2:])
-    ratio = max(1, int(np.ceil(sides.max() / THUMBNAIL_SIDE)))
-    level = place.level * ratio
-    start = [n // ratio for n in place.start[-2:]]
-    size = [max(1, n // ratio) for n in sides.tolist()]
-    corner = np.asarray(start) * level - 0.5
-    crop = image.pyramid.crop(corner=corner, levels=(level,), size=size)
-    picture = render_crop(crop.image[0], crop.valid[0], image.display)
-    return annotate.overlay(picture, store.read(level, start, size), store.classes)
+    def draw(
+        self, image: ResolvedImage, store: Any, places: tuple[Any, ...]
+    ) -> tuple[Any, list[Any]]:
+        """The store and one picture for each place (runs in a thread)."""
+        return store, [self._draw(image, store, place) for place in places]
+
+    def _draw(self, image: ResolvedImage, store: Any, place: Any) -> Any:
+        sides = np.asarray(place.size[-2:])
+        ratio = max(1, int(np.ceil(sides.max() / THUMBNAIL_SIDE)))
+        level = place.level * ratio
+        start = [n // ratio for n in place.start[-2:]]
+        size = [max(1, n // ratio) for n in sides.tolist()]
+        key = (store.path, place)
+        if key not in self._pictures:
+            corner = np.asarray(start) * level - 0.5
+            crop = image.pyramid.crop(corner=corner, levels=(level,), size=size)
+            self._pictures[key] = render_crop(crop.image[0], crop.valid[0], image.display)
+        labels = store.read(level, start, size)
+        return annotate.overlay(self._pictures[key], labels, store.classes)
 
 
 def _pixmap(picture: Any) -> QPixmap:
