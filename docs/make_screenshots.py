@@ -16,10 +16,10 @@ from typing import Any
 
 import napari
 import numpy as np
+from PIL import Image
 from qtpy.QtWidgets import QApplication
 from skimage.color import rgb2hed
 from skimage.data import immunohistochemistry
-from skimage.io import imsave
 
 from napari_muvit import api
 
@@ -144,7 +144,8 @@ def picture(name: str, theme: str, paths: dict[str, str], output: Path) -> None:
     _, widget = viewer.window.add_plugin_dock_widget("napari-muvit", name)
     WIDGETS[name](viewer, widget, paths)
     file = name.split(": ")[1].lower().replace(" ", "-")
-    imsave(output / f"{file}-{theme}.png", viewer.screenshot(canvas_only=False)[..., :3])
+    shot = Image.fromarray(viewer.screenshot(canvas_only=False)[..., :3])
+    shot.quantize(256, dither=Image.Dither.NONE).save(output / f"{file}-{theme}.png", optimize=True)
     viewer.close()
     wait(0.2)
 

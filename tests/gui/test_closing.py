@@ -80,29 +80,6 @@ def test_viewer_closed_during_training(
     qtbot.waitUntil(lambda: folder.status().state == "stopped", timeout=WAIT_MS)
 
 
-def test_image_deleted_on_disk(
-    widget: Any, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path,
-    trained: SimpleNamespace,
-) -> None:
-    import shutil
-
-    copy = tmp_path / "copy.ome.zarr"
-    shutil.copytree(trained.image, copy)
-    viewer.layers.clear()
-    viewer.open(str(copy), plugin="napari-muvit")
-    for chunk in copy.rglob("c/*"):
-        if chunk.is_dir():
-            shutil.rmtree(chunk, ignore_errors=True)
-    for meta in copy.glob("*/zarr.json"):
-        meta.unlink()
-    widget.output.set_path(str(tmp_path / "out.ome.zarr"))
-    widget.whole.click()
-    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
-    assert notices
-    assert widget.whole.isEnabled()
-    assert not widget.cancel.isEnabled()
-
-
 def test_disk_full_while_predicting(
     widget: Any, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
@@ -70,15 +69,11 @@ class LatestTask(QObject):  # type: ignore[misc]
                 result.close()
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """How a job's error comes to the GUI thread."""
-
-    error: BaseException
-
-
 class Job(QObject):  # type: ignore[misc]
     """A long generator in a thread: each value is reported, and it ends on request.
+
+    A thread of its own rather than napari's worker, which is cut off when napari closes: a run
+    that is stopped then can still write its checkpoint, since Python waits for this thread.
 
     Signals
     -------
@@ -90,62 +85,49 @@ class Job(QObject):  # type: ignore[misc]
 
     reported = Signal(object)
     ended = Signal(object)
+    _finished = Signal(object)
 
     def __init__(self, generate: Callable[[], Iterator[Any]]) -> None:
         super().__init__()
         self._generate = generate
-        self._worker: Any = None
+        self._thread: threading.Thread | None = None
         self._cancelled = False
-        self._error: BaseException | None = None
+        self._finished.connect(self._on_finished)
 
     @property
     def is_running(self) -> bool:
-        return self._worker is not None
+        return self._thread is not None
 
     @property
     def is_cancelled(self) -> bool:
         return self._cancelled
 
     def start(self) -> None:
-        """Start the thread; napari asks before it closes while the job runs."""
-        from napari.qt.threading import create_worker
-
-        worker = create_worker(self._values, _start_thread=False, _ignore_errors=True)
-        worker.yielded.connect(self._on_value)
-        worker.finished.connect(self._on_finished)
-        self._worker = worker
-        worker.start()
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._work, name="muvit-job")
+        self._thread.start()
 
     def cancel(self) -> None:
         """Let the generator end at its next value."""
         self._cancelled = True
-        if self._worker is not None:
-            self._worker.quit()
 
-    def _values(self) -> Iterator[Any]:
-        # Errors travel as values: napari's worker swallows every kind of RuntimeError.
+    def _work(self) -> None:
+        failure: BaseException | None = None
         try:
-            yield from self._until_cancelled(self._generate())
+            values = self._generate()
+            try:
+                for value in values:
+                    self.reported.emit(value)
+                    if self._cancelled:
+                        break
+            finally:
+                close = getattr(values, "close", None)
+                if close is not None:
+                    close()
         except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
-            yield _Failure(error)
+            failure = error
+        self._finished.emit(failure)
 
-    def _until_cancelled(self, values: Iterator[Any]) -> Iterator[Any]:
-        try:
-            for value in values:
-                yield value
-                if self._cancelled:
-                    return
-        finally:
-            close = getattr(values, "close", None)
-            if close is not None:
-                close()
-
-    def _on_value(self, value: Any) -> None:
-        if isinstance(value, _Failure):
-            self._error = value.error
-        else:
-            self.reported.emit(value)
-
-    def _on_finished(self) -> None:
-        self._worker = None
-        self.ended.emit(self._error)
+    def _on_finished(self, failure: BaseException | None) -> None:
+        self._thread = None
+        self.ended.emit(failure)

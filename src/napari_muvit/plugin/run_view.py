@@ -25,9 +25,10 @@ AXIS_WIDTH = 46
 class Curves(QWidget):  # type: ignore[misc]
     """Curves in one pair of axes, with their names in their colours above."""
 
-    def __init__(self, title: str, height: int) -> None:
+    def __init__(self, title: str, height: int, tooltip: str) -> None:
         super().__init__()
         self._title = title
+        self.setToolTip(tooltip)
         self.caption = wrapped_label(title)
         self.plot = pg.PlotWidget(background=None)
         self.plot.setFixedHeight(height)
@@ -90,9 +91,13 @@ class RunView(QWidget):  # type: ignore[misc]
     def _build(self) -> None:
         self.headline = wrapped_label()
         self.progress = QProgressBar()
-        self.losses = Curves("Loss", CURVE_HEIGHT)
-        self.scores = Curves("Score", CURVE_HEIGHT)
-        self.rates = Curves("Learning rate", CURVE_HEIGHT // 2)
+        self.losses = Curves("Loss", CURVE_HEIGHT, "Error of each step, and on validation crops.")
+        self.scores = Curves(
+            "Score", CURVE_HEIGHT,
+            "On validation crops. Dice: overlap of prediction and labels for each class, from 0 "
+            "to 1; mDSC: its mean over the classes.",
+        )
+        self.rates = Curves("Learning rate", CURVE_HEIGHT // 2, "Size of the optimizer's steps.")
         self.preview = QLabel()
         self.preview.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.preview.setToolTip(

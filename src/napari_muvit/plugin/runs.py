@@ -220,7 +220,7 @@ def read_run(backend: Any, folder: Path) -> RunPicture | None:
         headline=_headline(status, train), train=_pairs(train, "loss"),
         rate=_pairs(train, "learning_rate"),
         losses={_loss_name(name): curve for name, curve in metrics.items() if "loss" in name},
-        scores={name: curve for name, curve in metrics.items() if "loss" not in name},
+        scores={_score_name(name): curve for name, curve in metrics.items() if "loss" not in name},
         preview=previews[-1] if previews else None,
     )
 
@@ -238,6 +238,13 @@ def _loss_name(metric: str) -> str:
     """``loss_level_4`` as a person says it."""
     rest = metric.removeprefix("loss").replace("_", " ").strip()
     return f"validation, {rest}" if rest else "validation"
+
+
+def _score_name(metric: str) -> str:
+    """``dice_nuclei`` as a person says it."""
+    if metric == "mdsc":
+        return "mDSC"
+    return f"Dice {metric.removeprefix('dice_')}" if metric.startswith("dice_") else metric
 
 
 def _pairs(rows: list[dict[str, Any]], column: str) -> Curve:
