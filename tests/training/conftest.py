@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.data.omezarr import create_pyramid
 
+sys.path.insert(0, str(Path(__file__).parent))  # for training_stub, whatever the import mode
 torch.set_num_threads(1)
 
 SIDE = 96

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stub import make_engine
+from training_stub import make_engine
 
 from napari_muvit.training import clock as clock_module
 from napari_muvit.training.clock import RunClock

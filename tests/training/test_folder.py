@@ -10,7 +10,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stub import make_engine, run_all
+from training_stub import make_engine, run_all
 
 from napari_muvit.errors import CheckpointError, ConfigError, RunError, RunExistsError
 from napari_muvit.training.control import Control

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stub import Numbers
 from torch._utils import ExceptionWrapper
+from training_stub import Numbers
 
 from napari_muvit.errors import SourceError, SourceNotFoundError
 from napari_muvit.training.loader import (

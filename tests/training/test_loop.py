@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from stub import Numbers, StubTask, make_engine, run_all, same, weights
+from training_stub import Numbers, StubTask, make_engine, run_all, same, weights
 
 from napari_muvit.errors import LockedError, RunError
 from napari_muvit.models.kernels import KernelChoice, current_choice
