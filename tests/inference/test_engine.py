@@ -215,3 +215,13 @@ def test_jobs_travel_and_keep_one_engine():
         engine_of(copy).compute(whole(job)).probabilities,
         engine_of(job).compute(whole(job)).probabilities,
     )
+
+
+def test_too_little_memory_names_the_remedy():
+    def judge(x, bbox, valid):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    job = plan_job(open_pyramid(image()), FunctionPredictor(judge, make_spec()), tissue="none",
+                   batch_size=4)
+    with pytest.raises(RunError, match="4 tiles at once"):
+        Engine(job).compute(whole(job))

@@ -158,3 +158,14 @@ def test_lazy_predictions_and_blocks_change_nothing(monkeypatch):
     assert evaluate(da.from_array(prediction, chunks=(70, 90)), truth).confusion == whole
     assert evaluate(prediction.astype(np.int32) * 1000, truth.astype(np.uint16) * 1000).dice == {
         value * 1000: dice for value, dice in evaluate(prediction, truth).dice.items()}
+
+
+def test_every_time_point_is_scored(tmp_path):
+    truth, prediction = labels((3, 20, 30)), labels((3, 20, 30), seed=1)
+    for name, pixels in (("t", truth), ("p", prediction)):
+        array, = create_pyramid(tmp_path / f"{name}.ome.zarr", shape=pixels.shape, axes="tyx",
+                                levels=(1,), dtype=np.uint8, is_labels=True)
+        array[:] = pixels
+    found = evaluate(str(tmp_path / "p.ome.zarr"), str(tmp_path / "t.ome.zarr"))
+    assert found.num_pixels == truth.size
+    assert found.dice[1] == pytest.approx(plain_dice(prediction, truth, 1))

@@ -206,8 +206,11 @@ class Engine:
     def _run(self, batch: TileBatch) -> Iterator[PredictedTile | TileFailure]:
         count = len(batch.tiles)
         padded = batch.padded(self.job.batch_size)
-        with model_lock():
-            probabilities = self._call(padded)
+        try:
+            with model_lock():
+                probabilities = self._call(padded)
+        except (RuntimeError, MemoryError) as error:
+            raise _model_error(error, len(padded.tiles)) from error
         expected = (len(padded.tiles), len(self.job.spec.class_table), *self.job.plan.size)
         if probabilities.shape != expected:
             raise RunError(
@@ -289,6 +292,19 @@ class Engine:
         kept = values[(slice(None), *core)]
         logs = np.log(np.maximum(kept, 1e-12))
         return float(-(kept * logs).sum(axis=0).mean() / math.log(max(2, len(kept))))
+
+
+def _model_error(error: Exception, batch_size: int) -> Exception:
+    """What a failed call of the model means, with a remedy where there is one."""
+    if isinstance(error, MuvitError):
+        return error
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return RunError(
+            f"the device has too little memory for {batch_size} tiles at once. Take a smaller "
+            "batch_size, precision bf16, or the device cpu; what is finished is kept."
+        )
+    return error
 
 
 _ENGINE_LOCK = threading.Lock()

@@ -149,6 +149,8 @@ def _pairs(prediction: Any, truth: Any) -> Iterator[tuple[Pyramid, Pyramid]]:
 
     def opened(source: Any) -> Pyramid:
         pyramid = open_pyramid(source)
+        if pyramid.num_times > 1 and "t" not in pyramid.axes:
+            pyramid = open_pyramid(source, t=slice(None))
         check_label_dtype(pyramid.dtype)
         if pyramid.shape[0] != 1:
             raise InputError(
