@@ -29,7 +29,7 @@ def make_arrays(shape: Sequence[int], num_levels: int = 3, chunk: int = 8) -> La
 
 
 def apply(arrays: LabelArrays, change: Change) -> list[tuple[Change, Change]]:
-    return [pair for pairs in arrays.apply(change) for pair in pairs]
+    return [pair for pairs in arrays.apply([change]) for pair in pairs]
 
 
 def brute_most_frequent(labels: NDArray[np.uint8], ratio: tuple[int, int]) -> NDArray[np.uint8]:

@@ -137,9 +137,8 @@ class AnnotationStore:
     def _recover(self) -> None:
         for file in self.path.rglob("*.partial"):
             file.unlink(missing_ok=True)
-        for change in self._log.read():
-            for _ in self.arrays.apply(change):
-                pass
+        for _ in self.arrays.apply(self._log.read()):
+            pass
         self._log.clear()
 
     @property

@@ -85,19 +85,20 @@ class LabelArrays:
             labels[place] = array[inside]
         return most_frequent(labels, ratio)
 
-    def apply(self, change: Change) -> Iterator[list[tuple[Change, Change]]]:
+    def apply(self, changes: Iterable[Change]) -> Iterator[list[tuple[Change, Change]]]:
         """Set labels in every array, chunk by chunk; what changed, before and after.
 
         Yields the changed full-resolution pixels of each chunk, then nothing more for each
         coarse chunk. Setting the same labels again changes no pixel, but mends coarse arrays
         that a crash left behind.
         """
-        touched = []
-        for block in self._touched_blocks(change):
-            is_touched, pair = self._apply_block(change, block)
-            if is_touched:
-                touched.append(block)
-            yield [pair] if pair else []
+        touched: dict[Block, None] = {}
+        for change in changes:
+            for block in self._touched_blocks(change):
+                is_touched, pair = self._apply_block(change, block)
+                if is_touched:
+                    touched[block] = None
+                yield [pair] if pair else []
         for _ in self.update_coarse(touched):
             yield []
 

@@ -175,8 +175,7 @@ class StrokeWriter:
         if not self._waiting:
             return
         edit, changes = self._waiting[0]
-        for change in changes:
-            self._apply(edit, change)
+        self._apply(edit, changes)
         with self._condition:
             self._waiting.popleft()
             self._num_logged -= 1
@@ -200,8 +199,8 @@ class StrokeWriter:
         except OSError as error:
             self._error = error
 
-    def _apply(self, edit: int, change: Change) -> None:
-        steps = self._arrays.apply(change)
+    def _apply(self, edit: int, changes: list[Change]) -> None:
+        steps = self._arrays.apply(changes)
         while True:
             # One chunk at a time, so that readers wait for a chunk and not for a stroke.
             with self.lock:
