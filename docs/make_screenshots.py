@@ -143,9 +143,9 @@ def picture(name: str, theme: str, paths: dict[str, str], output: Path) -> None:
     viewer.open(paths["image"], plugin="napari-muvit")
     _, widget = viewer.window.add_plugin_dock_widget("napari-muvit", name)
     WIDGETS[name](viewer, widget, paths)
-    file = name.split(": ")[1].lower().replace(" ", "-")
+    file = name.split(": ")[1].lower().replace(" ", "_").replace("-", "_")
     shot = Image.fromarray(viewer.screenshot(canvas_only=False)[..., :3])
-    shot.quantize(256, dither=Image.Dither.NONE).save(output / f"{file}-{theme}.png", optimize=True)
+    shot.quantize(256, dither=Image.Dither.NONE).save(output / f"{file}_{theme}.png", optimize=True)
     viewer.close()
     wait(0.2)
 
