@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from napari_muvit import geometry
 from napari_muvit.data.labels import ClassTable, LabelClass
-from napari_muvit.plugin import engine
+from napari_muvit.plugin import engine, remembered
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -110,6 +111,12 @@ class StubBackend:
         image = np.asarray(arrays[0][...])
         image = np.moveaxis(image, -1, 0) if axes == "yxc" else image
         return StubPyramid(image if image.ndim == 3 else image[None], options.get("name", ""))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is remembered in a test is forgotten after it."""
+    monkeypatch.setattr(remembered, "cache_folder", lambda: tmp_path / "remembered")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 from napari_muvit.plugin.preferences import cache_folder, preference
+from napari_muvit.plugin.remembered import recall, remember
 from napari_muvit.plugin.results_view import ResultsView
 
 
@@ -38,11 +39,11 @@ class PredictWidget(DockWidget):
         self._loader.finished.connect(self._on_loaded)
         self._loader.failed.connect(self._on_load_failed)
         self.destroyed.connect(self._loader.stop)
-        self._show_state()
+        self._on_image()
 
     def _build(self) -> None:
         self.picker = ImagePicker(self, "Image to predict.")
-        self.picker.changed.connect(self._show_state)
+        self.picker.changed.connect(self._on_image)
         self.folder = FolderPicker("Folder of a fine-tuning run, or a model folder.", "run folder")
         self.folder.changed.connect(self._on_folder)
         self.device = QComboBox()
@@ -98,6 +99,14 @@ class PredictWidget(DockWidget):
         self.body.addWidget(self.results)
         self.body.addStretch(1)
 
+    def _on_image(self) -> None:
+        """Offer the model that was last used on this image."""
+        choice = self.picker.choice
+        last = recall(choice.path, "model") if choice is not None else None
+        if last and not self.folder.path and Path(str(last)).is_dir():
+            self.folder.set_path(str(last))
+        self._show_state()
+
     # -- model ---------------------------------------------------------------------------
 
     def _on_folder(self, text: str = "") -> None:
@@ -116,6 +125,8 @@ class PredictWidget(DockWidget):
     def _on_loaded(self, model: predict.LoadedModel) -> None:
         self.model = model
         self.about.setText(model.summary())
+        if self.picker.choice is not None:
+            remember(self.picker.choice.path, model=str(Path(model.folder).absolute()))
         self._show_state()
         after, self._after_load = self._after_load, None
         if after is not None:

@@ -23,6 +23,7 @@ from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.remembered import recall, remember
 from napari_muvit.plugin.run_view import RunView
 
 PREDICT = "MuViT: Predict"
@@ -40,6 +41,9 @@ class RunsWidget(DockWidget):
         self._finder.finished.connect(self._on_found)
         self._finder.failed.connect(show_failure)
         self.destroyed.connect(self._finder.stop)
+        last = recall(None, "runs")
+        if last and Path(str(last)).is_dir():
+            self.parent_folder.set_path(str(last))
         self._show_state()
 
     def _build(self) -> None:
@@ -101,7 +105,9 @@ class RunsWidget(DockWidget):
 
     def _on_refresh(self, text: Any = None) -> None:
         if self.parent_folder.path:
-            self._finder.request(self.backend, Path(self.parent_folder.path).expanduser())
+            folder = Path(self.parent_folder.path).expanduser()
+            remember(None, runs=str(folder.absolute()))
+            self._finder.request(self.backend, folder)
 
     @notifies
     def _on_found(self, found: list[runs.RunLine]) -> None:

@@ -17,6 +17,7 @@ from napari_muvit.plugin.config_form import ConfigForm
 from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.remembered import recall, remember
 from napari_muvit.plugin.run_view import RunView
 from napari_muvit.plugin.sources_picker import SourcesPicker
 
@@ -128,6 +129,7 @@ class TrainWidget(DockWidget):
         if images and not self.output.path:
             parent = Path(images[0]).expanduser().resolve().parent / "muvit-runs"
             self.output.line.setText(str(runs.free_folder(parent, self.verb)))
+            self.form.set_values(recall(images[0], self.verb) or {})
         self._on_changed()
 
     def _on_changed(self) -> None:
@@ -157,6 +159,9 @@ class TrainWidget(DockWidget):
     @notifies
     def _on_start(self, checked: bool = False) -> None:
         config = self.config()
+        changed = forms.changed_values(self.kind, self.form.values())
+        remember(config.images[0], **{self.verb: changed})
+        remember(None, runs=str(Path(config.output).absolute().parent))
         Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         if self.detached.isChecked():
             self._follow(runs.start_process(self.verb, config))
