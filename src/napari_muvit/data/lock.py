@@ -155,7 +155,7 @@ def _read_owner(path: Path) -> dict[str, Any]:
 def _user_name() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # no such user in a container; Python < 3.13 raises KeyError
+    except (OSError, KeyError, ImportError):  # no name known: containers, services on Windows
         return "an unknown user"
 
 
