@@ -102,19 +102,18 @@ class MAE(nn.Module):
         self.masking_ratio, self.masking_mode = masking_ratio, masking_mode
         self.decoder_mode, self.loss_fn = decoder_mode, loss
         self.final = nn.Linear(width, in_channels * math.prod(self.patch_size))
+        num_vectors = 1 if decoder_mode == "single" else len(self.encoder.levels)
+        self.mask_token = nn.Parameter(torch.randn(1, num_vectors, dim))
+        self.decoder = self._build_decoder(
+            dim, width, num_layers_decoder, heads, rotary_mode, rotary_base, dropout
+        )
 
-        def build_decoder() -> Decoder:
-            return self.decoder_class(
-                dim, width, num_layers_decoder, heads, rotary_mode, rotary_base, dropout,
-                ndim=self.ndim,
-            )
-
-        num_decoders = 1 if decoder_mode == "single" else len(self.encoder.levels)
-        self.mask_token = nn.Parameter(torch.randn(1, num_decoders, dim))
-        self.decoder: nn.Module = (
-            build_decoder()
-            if decoder_mode == "single"
-            else nn.ModuleList(build_decoder() for _ in range(num_decoders))
+    def _build_decoder(self, *arguments: Any) -> nn.Module:
+        """The decoder of all levels, or a list with one for each level."""
+        if self.decoder_mode == "single":
+            return self.decoder_class(*arguments, ndim=self.ndim)
+        return nn.ModuleList(
+            self.decoder_class(*arguments, ndim=self.ndim) for _ in self.encoder.levels
         )
 
     def config(self) -> dict[str, Any]:
