@@ -97,6 +97,13 @@ def test_convert_keeps_pixels_and_averages(image: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(before.level_image(4), after.level_image(4), atol=1)
 
 
+def test_convert_keeps_the_chosen_channels(image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.ome.zarr"
+    assert main(["convert", str(image), str(output), "--levels", "1", "--channels", "2"]) == 0
+    before, after = api.open_pyramid(image), api.open_pyramid(output)
+    np.testing.assert_array_equal(before.level_image(1)[2:], after.level_image(1))
+
+
 @pytest.mark.parametrize(("kind", "config"), [("pretrain", PretrainConfig),
                                               ("finetune", FinetuneConfig)])
 def test_init_writes_a_config_that_is_valid_and_explains_every_option(

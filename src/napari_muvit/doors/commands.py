@@ -44,16 +44,30 @@ def convert(args: Sequence[str]) -> int:
                         help="NGFF version (default: 0.5).")
     parser.add_argument("--labels", action="store_true",
                         help="The source is a label image: keep values, never average.")
+    parser.add_argument("--channels", nargs="+", default=None, metavar="X",
+                        help="Channels to keep, by number or name; all by default.")
+    parser.add_argument("--t", type=int, default=None, metavar="N", help="One time point.")
+    parser.add_argument("--z", type=int, default=None, metavar="N", help="One plane.")
+    parser.add_argument("--image", default=None, metavar="X",
+                        help="Which image of a file that holds several.")
+    parser.add_argument("--workers", type=int, default=None, metavar="N",
+                        help="Threads; one for each core by default.")
     given = parser.parse_strictly(args)
     from napari_muvit import api
 
     events = api.convert(
         given.source, given.output, levels=given.levels, chunk=given.chunk, shard=given.shard,
-        fmt=given.format, as_labels=given.labels,
+        fmt=given.format, as_labels=given.labels, t=given.t, z=given.z, image=given.image,
+        channels=parse_channels(given.channels), workers=given.workers,
     )
     show_events("convert", events)
     say(f"convert: wrote {given.output}")
     return 0
+
+
+def parse_channels(given: Sequence[str] | None) -> list[int | str] | None:
+    """Channel numbers as numbers; names stay text."""
+    return None if given is None else [int(c) if c.isdecimal() else c for c in given]
 
 
 def predict(args: Sequence[str]) -> int:
@@ -91,12 +105,20 @@ def evaluate(args: Sequence[str]) -> int:
 
 
 def export(args: Sequence[str]) -> int:
-    """Write a model in the official project's format."""
+    """Write a model in the official project's format, or as a package for bioimage.io."""
     parser = Parser(prog="napari-muvit export", description=export.__doc__)
     parser.add_argument("run", metavar="RUN", help="Run folder or model folder.")
-    parser.add_argument("--format", choices=["official"], required=True, metavar="{official}",
-                        help="official: the folder that the muvit package reads.")
+    parser.add_argument("--format", choices=["official", "bioimageio"], required=True,
+                        metavar="{official,bioimageio}",
+                        help="official: the folder that the muvit package reads; bioimageio: a "
+                             "model package for bioimage.io.")
     parser.add_argument("--output", metavar="FOLDER", help="Folder to write; RUN/FORMAT if absent.")
+    about = parser.add_argument_group("for bioimageio")
+    about.add_argument("--name", default=None, metavar="TEXT", help="What the model is called.")
+    about.add_argument("--license", default=None, metavar="SPDX",
+                       help="Licence of the weights (default: BSD-3-Clause, that of the code).")
+    about.add_argument("--author", dest="authors", action="append", default=[], metavar="NAME",
+                       help="Who made the model; may be given several times.")
     given = parser.parse_strictly(args)
     from napari_muvit import api
 
@@ -104,8 +126,12 @@ def export(args: Sequence[str]) -> int:
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{str(output)!r} is not empty; nothing is overwritten. Pass another "
                           "--output.", field="output")
-    api.export(given.run, output, format=given.format)
+    api.export(given.run, output, format=given.format, name=given.name, license=given.license,
+               authors=given.authors)
     say(f"export: wrote {output}")
+    if given.format == "bioimageio" and given.license is None:
+        say("export: the licence is BSD-3-Clause, that of the code; the weights may owe more to "
+            "their training images. Choose with --license.")
     return 0
 
 
