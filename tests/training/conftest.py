@@ -14,7 +14,16 @@ from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.data.omezarr import create_pyramid
 
 sys.path.insert(0, str(Path(__file__).parent))  # for training_stub, whatever the import mode
-torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny products are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 SIDE = 96
 LEVELS = (1, 2)
