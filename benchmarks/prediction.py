@@ -65,7 +65,7 @@ def make_segmenter(attention: str = "all") -> Any:
 def official_encoder() -> tuple[Any, str]:
     """The official encoder, or ours with torch's own kernels where it is not installed."""
     try:
-        from muvit.encoder import MuViTEncoder2d
+        from muvit.encoders import MuViTEncoder2d
     except ImportError:
         return make_encoder(), "our encoder, torch's kernels (muvit is not installed)"
     encoder = MuViTEncoder2d(
@@ -286,9 +286,15 @@ def seams(given: argparse.Namespace) -> None:
             ])
             borders = _borders(job.plan, axis, contexts[axis] if "coarse" in name else None)
             found.append((rates[borders], np.delete(rates, borders)))
+        if not any(len(pair[0]) for pair in found):
+            print(f"{name:32s} does not occur in this image")
+            continue
         at = np.concatenate([pair[0] for pair in found])
         elsewhere = np.concatenate([pair[1] for pair in found])
-        ratio = at.mean() / max(elsewhere.mean(), 1e-12)
+        if not elsewhere.any():
+            print("the model says the same everywhere; take another image or model")
+            return
+        ratio = at.mean() / elsewhere.mean()
         print(f"{name:32s} {at.mean():.5f} against {elsewhere.mean():.5f} elsewhere: "
               f"{ratio:.3f} ({len(at)} lines)")
 
