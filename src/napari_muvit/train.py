@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -60,11 +61,16 @@ def train(args: Sequence[str]) -> int:
 
 
 def follow(name: str, run: Any) -> int:
-    """Print the events of `run` until it ends; exit status 0 where it did its work."""
-    printer = ProgressPrinter(name)
+    """Print the events of `run` until it ends; exit status 0 where it did its work.
+
+    Of several processes the first one prints.
+    """
+    is_first = os.environ.get("RANK", "0") == "0"
+    printer = ProgressPrinter(name, is_quiet=not is_first)
     with run.stopping_on_signals():
         reason = _show_all(printer, run)
-    say(f"{name}: {reason}; the run folder is {run.folder}")
+    if is_first:
+        say(f"{name}: {reason}; the run folder is {run.folder}")
     return 1 if reason == "failed" else 0
 
 

@@ -30,6 +30,11 @@ def test_elsewhere_than_on_a_terminal_lines_are_few(capsys: pytest.CaptureFixtur
                      "predict: 100/100 tiles"]
 
 
+def test_a_quiet_printer_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    ProgressPrinter("train", is_quiet=True).show(TileEvent(1, 1, 0.0))
+    assert capsys.readouterr().err == ""
+
+
 def test_durations_are_said_as_a_person_would() -> None:
     assert [duration(s) for s in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
     assert left(None) == ""

@@ -53,8 +53,9 @@ def curves(run: Path) -> list[Curve]:
 
     rows = api.RunFolder(run).metrics()
     found: list[Curve] = []
-    for name in ("loss", "val_loss"):
-        points = [(float(r["step"]), float(r[name])) for r in rows if r.get(name) not in (None, "")]
+    for split, name in (("train", "training"), ("val", "validation")):
+        points = [(float(row["step"]), float(row["loss"])) for row in rows
+                  if row["split"] == split and row.get("loss") not in (None, "")]
         if points:
             steps, values = zip(*points, strict=True)
             found.append((name, steps, values))

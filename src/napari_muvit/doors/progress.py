@@ -14,8 +14,8 @@ QUIET_SECONDS = 10.0
 class ProgressPrinter:
     """Prints the events of a run, a prediction or a conversion to stderr."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, is_quiet: bool = False) -> None:
+        self.name, self.is_quiet = name, is_quiet
         self._terminal = sys.stderr.isatty()
         self._last = -QUIET_SECONDS
         self._shown = ""
@@ -23,6 +23,8 @@ class ProgressPrinter:
 
     def show(self, event: Any) -> None:
         """Print what `event` says, if it is time to."""
+        if self.is_quiet:
+            return
         kind = type(event).__name__
         shower = getattr(self, f"_show_{kind}", None)
         if shower is not None:
