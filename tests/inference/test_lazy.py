@@ -126,3 +126,21 @@ def test_dask_keeps_jobs_apart():
     second = predict(image(seed=2), PixelModel(make_spec()), tissue="none")
     a, b = dask.compute(first, second)
     assert (a != b).any()
+
+
+def test_planes_are_looked_at_when_they_are_asked_for(monkeypatch):
+    from napari_muvit.inference import lazy as room
+
+    planned = []
+    plan = room.plan_job
+
+    def counting(pyramid, **more):
+        planned.append(pyramid)
+        return plan(pyramid, **more)
+
+    monkeypatch.setattr(room, "plan_job", counting)
+    volume = image((12, 40, 50))
+    labels = predict(volume, PixelModel(make_spec()), tissue="none")
+    assert len(planned) == 1
+    labels[7].compute()
+    assert len(planned) == 2

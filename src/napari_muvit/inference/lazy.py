@@ -8,6 +8,8 @@ in memory; the result is the same either way.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -75,12 +77,13 @@ def predict(
         kernels=kernels,
     )
     planes = open_planes(source, parsed.spec.ndim, channels=channels, t=t, z=z, image=image)
-    arrays = [
-        lazy_array(plan_job(
-            pyramid, parsed, overlap=overlap, tissue=tissue, roi=roi, batch_size=batch_size
-        ), output)
-        for pyramid in planes.pyramids
-    ]
+    plan = partial(
+        plan_job, model=parsed, overlap=overlap, tissue=tissue, roi=roi, batch_size=batch_size)
+    first, *others = planes.pyramids
+    job = plan(first)
+    # other planes have the same tiles; tissue and intensities are looked at when asked for
+    arrays = [lazy_array(job, output)]
+    arrays += [lazy_array(job, output, partial(plan, pyramid)) for pyramid in others]
     return _stack(arrays, planes.shape)
 
 
@@ -94,16 +97,25 @@ def _stack(arrays: list[da.Array], shape: tuple[int, ...]) -> da.Array:
     return da.stack(parts)
 
 
-def lazy_array(job: Job, output: Output = "labels") -> da.Array:
-    """The dask array of one job."""
+def lazy_array(
+    job: Job, output: Output = "labels", make_job: Callable[[], Job] | None = None
+) -> da.Array:
+    """The dask array of one job.
+
+    Parameters
+    ----------
+    make_job
+        Makes the job when a block is computed, where `job` has only its tiles and classes.
+    """
     import dask.array as da
     from dask.highlevelgraph import HighLevelGraph
 
     plan = job.plan
-    mark = job.fingerprint if job.spec.fingerprint else uuid.uuid4().hex
+    is_known = job.spec.fingerprint and make_job is None
+    mark = job.fingerprint if is_known else uuid.uuid4().hex
     name, job_key = f"muvit-{output}-{mark}", f"muvit-job-{mark}"
     lead = (0,) if output == "probabilities" else ()
-    graph: dict[Any, Any] = {job_key: job}
+    graph: dict[Any, Any] = {job_key: job if make_job is None else (make_job,)}
     for index in np.ndindex(*plan.num_blocks):
         graph[(name, *lead, *index)] = (compute_block, job_key, index, output)
     chunks: list[tuple[int, ...]] = [
