@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtGui import QGuiApplication
 
 from napari_muvit.plugin.crops_layer import LAYER_NAME
 
@@ -43,3 +45,103 @@ def test_shows_boxes_thumbnails_and_table(
     assert widget.table.item(2, 3).text() == "512"
     widget.centre.click()
     assert np.allclose(widget.choice.center, (299.5, 399.5), atol=1)
+
+
+@pytest.fixture
+def widget(
+    viewer: Any, open_widget: Any, backend: Any, image: np.ndarray, qtbot: Any
+) -> Any:
+    viewer.add_image(image, name="tissue", scale=(0.5, 0.5), units=("um", "um"))
+    widget = open_widget("MuViT: Crops")
+    widget.size.setValue(64)
+    widget.levels_edit.setText("1, 2")
+    widget.levels_edit.editingFinished.emit()
+    qtbot.waitUntil(has_thumbnails(widget, 2))
+    return widget
+
+
+def mouse(kind: str, y: float, x: float) -> SimpleNamespace:
+    """A mouse event at world px (y, x), as napari hands it to callbacks."""
+    return SimpleNamespace(type=kind, position=(y / 2, x / 2), button=1, modifiers=())
+
+
+def drag(viewer: Any, events: list[SimpleNamespace]) -> None:
+    """Press, move and release, through the viewer's own list of callbacks."""
+    event = SimpleNamespace(**vars(events[0]))
+    runs = [callback(viewer, event) for callback in viewer.mouse_drag_callbacks]
+    running = [generator for generator in runs if hasattr(generator, "send")]
+    for generator in running:
+        next(generator, None)
+    for step in events[1:]:
+        vars(event).update(vars(step))
+        for generator in running:
+            next(generator, None)
+
+
+def test_click_places_the_crop(viewer: Any, widget: Any) -> None:
+    drag(viewer, [mouse("mouse_press", 100, 500), mouse("mouse_release", 100, 500)])
+    assert np.allclose(widget.choice.center, (100, 500))
+    assert np.allclose(np.mean(viewer.layers[LAYER_NAME].data[0], axis=0), (100, 500))
+
+
+def test_inner_box_is_dragged_and_the_image_is_not(viewer: Any, widget: Any) -> None:
+    widget.move_to((300, 300))
+    camera = viewer.scene.camera
+    path = [mouse("mouse_press", 305, 295), mouse("mouse_move", 350, 400)]
+    event_free = camera.mouse_pan
+    drag(viewer, [*path, mouse("mouse_release", 350, 400)])
+    assert np.allclose(widget.choice.center, (350, 400))
+    assert camera.mouse_pan == event_free
+
+
+def test_dragging_elsewhere_pans(viewer: Any, widget: Any) -> None:
+    widget.move_to((300, 300))
+    path = [mouse("mouse_press", 50, 50), mouse("mouse_move", 80, 90)]
+    drag(viewer, [*path, mouse("mouse_release", 80, 90)])
+    assert np.allclose(widget.choice.center, (300, 300))
+
+
+def test_follows_the_cursor_inside_the_image(viewer: Any, widget: Any) -> None:
+    widget.follow.setChecked(True)
+    for callback in viewer.mouse_move_callbacks:
+        callback(viewer, mouse("mouse_move", 150, 10_000))
+    assert np.allclose(widget.choice.center, (150, 799.5))
+
+
+def test_wrong_levels_are_said_and_put_back(
+    viewer: Any, widget: Any, notices: list[str]
+) -> None:
+    widget.levels_edit.setText("4, 1")
+    widget.levels_edit.editingFinished.emit()
+    assert len(notices) == 1
+    assert "ascending" in notices[0]
+    assert widget.levels_edit.text() == "1, 2"
+
+
+def test_slider_and_table(viewer: Any, widget: Any, qtbot: Any) -> None:
+    widget.levels_slider.setValue((0, 1, 3))
+    assert widget.levels_edit.text() == "1, 2, 8"
+    assert widget.table.rowCount() == 3
+    widget.size.setValue(100)
+    assert widget.choice.size == 96
+    qtbot.waitUntil(has_thumbnails(widget, 3))
+
+
+def test_copied_code_names_the_place(widget: Any) -> None:
+    widget.move_to((120, 130))
+    widget.copy.click()
+    code = QGuiApplication.clipboard().text()
+    assert "center=(120.0, 130.0), levels=(1, 2), size=64" in code
+
+
+def test_boxes_come_back_when_their_layer_was_removed(viewer: Any, widget: Any) -> None:
+    viewer.layers.remove(LAYER_NAME)
+    widget.centre.click()
+    assert len(viewer.layers[LAYER_NAME].data) == 2
+
+
+def test_image_removed(viewer: Any, widget: Any, notices: list[str]) -> None:
+    viewer.layers.remove("tissue")
+    assert not widget.copy.isEnabled()
+    drag(viewer, [mouse("mouse_press", 100, 500), mouse("mouse_release", 100, 500)])
+    assert notices == []
