@@ -30,16 +30,16 @@ def average(
         Place of the first output pixel's lower edge in the block, in block pixels, in [0, 1).
     """
     result: NDArray[Any] = block
-    weight = 1.0
+    weight: NDArray[np.float64] | None = None
     for axis, (step, count, start) in enumerate(zip(steps, size, phase, strict=True), start=1):
         if step == 1 and start == 0:
             result = np.take(result, range(count), axis) if result.shape[axis] != count else result
         elif float(step).is_integer() and start == 0:
             result, share = _sum_blocks(result, int(step), count, axis)
-            weight = weight * share
+            weight = share if weight is None else weight * share
         else:
             result = _weigh(result, step, count, start, axis)
-    if isinstance(weight, np.ndarray):
+    if weight is not None:
         result = result / weight
     return cast_like(result, block.dtype)
 
@@ -48,9 +48,8 @@ def cast_like(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """`values` in `dtype`; integers by rounding half to even."""
     if values.dtype == dtype:
         return values
-    if dtype.kind in "iu":
-        return np.rint(values).astype(dtype)
-    return values.astype(dtype)
+    cast: NDArray[Any] = (np.rint(values) if dtype.kind in "iu" else values).astype(dtype)
+    return cast
 
 
 def _sum_blocks(

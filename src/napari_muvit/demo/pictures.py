@@ -96,4 +96,5 @@ def shrink(labels: NDArray[np.integer]) -> NDArray[np.integer]:
 def _stretch(channel: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = np.percentile(channel, [1, 99.8])
     scaled = (channel.astype(np.float64) - low) / max(high - low, 1e-9)
-    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return picture
