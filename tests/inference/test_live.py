@@ -218,6 +218,18 @@ def test_the_cache_is_bounded(huge):
         assert stub.tiles == count  # the newest were kept
 
 
+def test_caches_of_other_images_are_bounded_too(tmp_path):
+    (tmp_path / "notes").mkdir()
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(0, 256, (300, 300)).astype(np.uint8)
+        with live(pixels, model(size=64, levels=(1,)), cache=tmp_path,
+                  max_bytes=2 * 49 * 48 * 48) as view:
+            view.set_view([[0, 0], [300, 300]])
+            assert view.wait(60)
+    assert len(list(tmp_path.glob("*/cache.json"))) == 3  # its own, and two others
+    assert (tmp_path / "notes").is_dir()
+
+
 def test_one_process_at_a_time_uses_a_cache(huge, tmp_path):
     with (
         live(huge, model(), cache=tmp_path),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
 from napari_muvit.data.output import write_text
+from napari_muvit.errors import LockedError
 
 NONE, DONE, OLD = 0, 1, 2
 """State of a tile: nothing there, of the present model, of an earlier model."""
@@ -68,6 +69,11 @@ class CacheLayout:
         lead = self.num_planes_axes
         sizes = zip(self.shape[lead:], self.cell, strict=True)
         return self.shape[:lead] + tuple(-(-n // c) for n, c in sizes)
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one tile, before compression."""
+        return int(np.prod(self.cell)) * np.dtype(self.dtype).itemsize
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -162,8 +168,8 @@ class LiveCache:
                 self._state_file.seek(0)
                 self._state_file.write(self.states.tobytes())
                 self._state_file.flush()
-        write_text(self.folder / "cache.json", json.dumps(
-            {"image": self.layout.image, "model": model}))
+        write_text(self.folder / "cache.json", json.dumps({
+            "image": self.layout.image, "model": model, "cell_bytes": self.layout.cell_bytes}))
 
     @property
     def num_levels(self) -> int:
@@ -252,3 +258,37 @@ class LiveCache:
         self._state_file.close()
         self._entropy_file.close()
         self._lock.release()
+
+
+def prune_caches(root: Path, keep: Path, max_bytes: int) -> None:
+    """Delete caches of other images, the longest unused first, until all fit `max_bytes`.
+
+    Caches that another process uses stay, and so does everything that is no cache.
+    """
+    others = [path.parent for path in root.glob("*/cache.json") if path.parent != keep]
+    others.sort(key=lambda folder: (folder / "cache.json").stat().st_mtime, reverse=True)
+    used = 0
+    for folder in others:
+        used += _used_bytes(folder)
+        if used > max_bytes:
+            _delete(folder)
+
+
+def _used_bytes(folder: Path) -> int:
+    """About what the tiles of a cache take; too much for one that cannot be read."""
+    try:
+        meta = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
+        states = np.fromfile(folder / "states.bin", np.uint8)
+        return int(np.count_nonzero(states)) * int(meta["cell_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1 << 62
+
+
+def _delete(folder: Path) -> None:
+    try:
+        lock = WriterLock(folder / "lock", "this prediction cache")
+    except LockedError:
+        return
+    (folder / "cache.json").unlink(missing_ok=True)
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.labels import ClassTable
-from napari_muvit.data.live_cache import DONE, NONE, OLD, LiveCache
+from napari_muvit.data.live_cache import DONE, NONE, OLD, LiveCache, prune_caches
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.inference.engine import Engine, PredictedTile, TileFailure
@@ -63,7 +63,8 @@ kernels
         Folder for caches, one for each image; used again at the next start. A temporary one by
         default.
     max_bytes
-        Bound of the finest array of the cache; tiles not seen for longest go first.
+        Bound of the finest array of the cache, and of the caches of other images together;
+        what was not seen for longest goes first.
     work_level
         Views of array `work_level` and finer are predicted; wider ones only show what is there.
     on_update, on_warning
@@ -106,9 +107,9 @@ kernels
         root = Path(tempfile.mkdtemp(prefix="muvit-live-")) if cache is None else Path(cache)
         layout = make_cache_layout(self._planes, job)
         self._cache = LiveCache(root / layout.image[:16], layout, self._model.spec.fingerprint)
+        prune_caches(root, self._cache.folder, max_bytes)
         self._root = root
-        cell_bytes = int(np.prod(layout.cell)) * np.dtype(layout.dtype).itemsize
-        self._most_tiles = max(64, max_bytes // cell_bytes)
+        self._most_tiles = max(64, max_bytes // layout.cell_bytes)
         self._seen = np.zeros(layout.tiles, np.uint32)
         self._tick = 0
         self._engines: dict[Index, Engine] = {self._planes.indices[0]: Engine(job, 0)}
