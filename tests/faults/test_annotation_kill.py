@@ -48,8 +48,13 @@ def paint_and_kill(path: Path, seed: int, seconds: float) -> tuple[int, int]:
     time.sleep(seconds)
     process.kill()
     killed = time.monotonic()
-    _, errors = process.communicate()
+    process.wait()
     reader.join()
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
     assert is_ready, errors
     # The stroke after the last one told may have been painted too.
     return sum(moment <= killed - SAFE_SECONDS for moment in times), len(times) + 1
@@ -94,7 +99,6 @@ def kill_often(tmp_path: Path, times: int, longest: float) -> int:
     painted = 0
     for seed in range(times):
         # Each painter goes on with what the killed one before it left.
-        check_whole_store(path)
         replay = Replay(path)
         safe, possible = paint_and_kill(path, seed, float(rng.uniform(0.0, longest)))
         found = check_whole_store(path)
