@@ -224,26 +224,42 @@ def evaluate(prediction: Source, truth: Source, unlabelled: int | None = None) -
     return score(prediction, truth, unlabelled=unlabelled)
 
 
-def export(run: str | Path, output: str | Path, format: str = "official") -> Path:
+def export(
+    run: str | Path, output: str | Path, format: str = "official", *, name: str | None = None,
+    license: str | None = None, authors: Sequence[str] = (),
+) -> Path:
     """Write the model in `run` in another project's format; the folder written.
 
     Parameters
     ----------
     run
-        Run folder or model folder. Of a segmenter the encoder is written: the official format
-        has no heads.
+        Run folder or model folder.
     format
-        ``official``: the folder that the muvit package reads.
+        ``official``: the folder that the muvit package reads; of a segmenter the encoder.
+        ``bioimageio``: a package for bioimage.io; of an autoencoder the encoder.
+    name, license, authors
+        For ``bioimageio`` only; the licence of the weights by its SPDX identifier.
 
     Raises
     ------
-    CheckpointError
-        If the format cannot express the model, e.g. its token coordinates.
+    CheckpointError, InputError
+        If the format cannot express the model, e.g. its token coordinates; or is unknown.
     """
-    from napari_muvit.models.official_folder import save_official
-
-    if format != "official":
-        raise InputError(f"format is {format!r}; known is 'official'. Pass format='official'.")
+    given = {"name": name, "license": license, "authors": tuple(authors)}
+    about: dict[str, Any] = {field: value for field, value in given.items() if value}
+    if format not in ("official", "bioimageio"):
+        raise InputError(f"format is {format!r}; known are 'official' and 'bioimageio'.")
+    if format == "official" and about:
+        raise InputError(f"the official format has no place for {', '.join(about)}; leave it out, "
+                         "or pass format='bioimageio'.")
     model: Any = load_model(run)
-    save_official(output, model.encoder if hasattr(model, "head") else model)
+    if format == "official":
+        from napari_muvit.models.official_folder import save_official
+
+        save_official(output, model.encoder if hasattr(model, "head") else model)
+    else:
+        from napari_muvit.models.bioimageio import About, save_bioimageio
+
+        meta = None if model.meta is None else model.meta.to_dict()
+        save_bioimageio(output, model, meta, About(**about))
     return Path(output)

@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag_of(name) for kind in (PretrainConfig, FinetuneConfig, PredictConfig)
          for name in kind.model_fields}
 OWN_FLAGS = {"--config", "--format", "--help", "--image", "--labels", "--unlabelled", "--json",
-             "--levels", "--output"}
+             "--levels", "--output", "--name", "--license", "--author"}
 
 
 def blocks(language: str) -> Iterator[Any]:

@@ -136,3 +136,30 @@ def test_suggested_levels_reach_from_detail_to_the_whole(
 def test_the_doctor_names_every_part() -> None:
     subjects = [finding.subject for finding in examine()]
     assert {"Python", "torch", "Qt", "Codecs", "Display"} <= set(subjects)
+
+
+def test_export_writes_a_package_and_says_which_licence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    from napari_muvit.models.checkpoint import ModelMeta, save_model
+    from napari_muvit.models.encoder import Encoder
+
+    sizes = {"in_channels": 1, "levels": (1, 4), "patch_size": 4, "num_layers": 1, "dim": 48}
+    save_model(tmp_path / "model", Encoder(**sizes, heads=2), ModelMeta("encoder"))
+    model, package = str(tmp_path / "model"), tmp_path / "package"
+    assert main(["export", model, "--format", "bioimageio", "--output", str(package)]) == 0
+    assert "licence is BSD-3-Clause" in capsys.readouterr().err
+    assert main(["export", model, "--format", "bioimageio", "--output", str(package)]) == 2
+    assert "not empty" in sentence(capsys)
+    assert main(["export", model, "--format", "bioimageio", "--license", "CC-BY-4.0", "--author",
+                 "Ada", "--author", "Grace", "--name", "Cells in fog"]) == 0
+    assert "licence" not in capsys.readouterr().err
+    rdf = yaml.safe_load((tmp_path / "model" / "bioimageio" / "rdf.yaml").read_text())
+    assert (rdf["license"], rdf["name"]) == ("CC-BY-4.0", "Cells in fog")
+    assert [author["name"] for author in rdf["authors"]] == ["Ada", "Grace"]
+    assert main(["export", model, "--format", "official", "--license", "MIT"]) == 2
+    assert "no place for license" in sentence(capsys)
+    assert main(["export", model, "--format", "official"]) == 0
+    assert (tmp_path / "model" / "official" / "model.pth").is_file()

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_muvit.errors import CheckpointError, MuvitError, nearest_name
+from napari_muvit.models.bioimageio import RDF_FILE, load_bioimageio
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.mae import MAE
 from napari_muvit.models.model_files import (
@@ -95,9 +96,9 @@ def save_model(folder: str | Path, model: nn.Module, meta: ModelMeta) -> None:
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The model in a folder of ours or of the official project, in evaluation mode.
+    """The model in a folder of ours, of the official project, or in a package for bioimage.io.
 
-    Its attribute ``meta`` is a `ModelMeta`, or None for an official folder.
+    In evaluation mode. Its attribute ``meta`` is a `ModelMeta`, or None for an official folder.
 
     Raises
     ------
@@ -105,13 +106,17 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> nn.Mod
         If the folder holds no model, or one that cannot be read.
     """
     folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
+    is_package = (folder / RDF_FILE).is_file()
+    if not is_package and not any((folder / n).is_file() for n in (CONFIG_FILE, WEIGHTS_FILE)):
         raise CheckpointError(
             f"{str(folder)!r} holds no {CONFIG_FILE}; it must be a folder that this package or "
             "the official muvit saved. Give the path of such a folder."
         )
     if (folder / WEIGHTS_FILE).is_file():
         model, meta = _load_own(folder)
+    elif is_package:
+        model, values = load_bioimageio(folder)
+        meta = ModelMeta.from_dict(values)
     else:
         model, meta = load_official(folder), None
     model.meta = meta  # type: ignore[assignment]

@@ -54,11 +54,17 @@ def read_official(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
                 "only one may be there. Remove 'use_rotary_embed'."
             )
         config["rotary_mode"] = "per_layer" if config.pop("use_rotary_embed") else "none"
-    return config, _read_weights(folder / OFFICIAL_WEIGHTS_FILE)
+    return config, read_weights(folder / OFFICIAL_WEIGHTS_FILE)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, unpickled by torch's restricted reader."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, unpickled by torch's restricted reader.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, or holds anything else.
+    """
     if not path.is_file():
         raise CheckpointError(
             f"there is no {str(path)!r}; an official model folder holds {OFFICIAL_WEIGHTS_FILE}. "
