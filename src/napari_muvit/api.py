@@ -211,8 +211,14 @@ def features(source: Source, model: Any, level: float = 1, **options: Any) -> da
     return features_lazily(source, model, level=level, **options)
 
 
-def evaluate(prediction: Source, truth: Source, unlabelled: int | None = None) -> Scores:
-    """Per-class Dice and IoU and their mean; unlabelled truth is left out. Streams.
+def evaluate(
+    prediction: Source, truth: Source, unlabelled: int | None = None,
+    background: int | None = None,
+) -> Scores:
+    """Per-class Dice and IoU, and the mean Dice of all classes but background. Streams.
+
+    Unlabelled truth is left out. Both values are by default what the label stores say; see
+    `napari_muvit.inference.scores.evaluate`.
 
     Raises
     ------
@@ -221,7 +227,7 @@ def evaluate(prediction: Source, truth: Source, unlabelled: int | None = None) -
     """
     from napari_muvit.inference.scores import evaluate as score
 
-    return score(prediction, truth, unlabelled=unlabelled)
+    return score(prediction, truth, unlabelled=unlabelled, background=background)
 
 
 def export(

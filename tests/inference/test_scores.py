@@ -41,7 +41,9 @@ def test_scores_are_those_of_the_definition(prediction, truth):
     for value in present.tolist():
         assert found.dice[value] == pytest.approx(plain_dice(prediction, truth, value))
         assert found.iou[value] == pytest.approx(found.dice[value] / (2 - found.dice[value]))
-    assert found.mdsc == pytest.approx(np.mean(list(found.dice.values())))
+    counted = [dice for value, dice in found.dice.items() if value != 0]  # 0 is background
+    expected = np.mean(counted) if counted else math.nan
+    assert found.mdsc == pytest.approx(expected, nan_ok=True)
     assert found.num_pixels == truth.size
 
 
@@ -87,6 +89,48 @@ def test_a_class_absent_from_both_is_not_counted(tmp_path):
     assert found.mdsc == 1
     assert 3 in found.classes
     assert 3 not in found.dice
+
+
+def write_labels(path, pixels, table):
+    array, = create_pyramid(path, shape=pixels.shape, axes="yx", levels=(1,), dtype=np.uint8,
+                            classes=table)
+    array[:] = pixels
+    return str(path)
+
+
+@pytest.mark.parametrize(("table", "unlabelled", "background"), [
+    (None, None, 0),
+    (None, 0, None),
+    (ClassTable(make_classes((0, 1, 2, 3), 2), background=2), None, 2),
+    (ClassTable(make_classes((0, 1, 2, 3))), None, None),
+    (ClassTable(make_classes((1, 2, 3), 1), unlabelled=0, background=1), None, 1),
+])
+def test_background_is_not_in_the_mean(tmp_path, table, unlabelled, background):
+    truth, prediction = labels(), labels(seed=1)
+    given = truth if table is None else write_labels(tmp_path / "t.ome.zarr", truth, table)
+    found = evaluate(prediction, given, unlabelled)
+    assert found.background == (() if background is None else (background,))
+    counted = [dice for value, dice in found.dice.items() if value != background]
+    assert found.mdsc == pytest.approx(np.mean(counted))
+    assert found.per_image[0].mdsc == pytest.approx(found.mdsc)
+    if background is not None:
+        assert background in found.dice
+        assert "background, not in mDSC" in str(found)
+
+
+def test_background_of_the_prediction_and_of_the_caller_act(tmp_path):
+    truth, prediction = labels(), labels(seed=1)
+    table = ClassTable(make_classes((0, 1, 2, 3), 3), background=3)
+    stored = write_labels(tmp_path / "p.ome.zarr", prediction, table)
+    assert evaluate(stored, truth).background == (3,)
+    assert evaluate(stored, truth, background=1).background == (1,)
+
+
+def test_nothing_but_background_has_no_mean():
+    empty = np.zeros((8, 8), np.uint8)
+    found = evaluate(empty, empty)
+    assert found.dice == {0: 1.0}
+    assert math.isnan(found.mdsc)
 
 
 @pytest.mark.parametrize("level", [2, 3, 8])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig, parse_config
 from napari_muvit.data.labels import ClassTable, LabelClass
+from napari_muvit.inference.scores import evaluate
 from napari_muvit.models.factory import build_mae, build_segmenter
 from napari_muvit.training.mae_task import MAETask, normalise_patches
 from napari_muvit.training.segment_task import SegmentTask
@@ -191,6 +195,21 @@ def test_background_is_left_out_of_dice_and_mean():
     metrics = task.metrics(scores)
     assert metrics["mdsc"] == pytest.approx(0.5)  # class y is nowhere, none is background
     assert metrics["dice_none"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("classes", [3, 2, 1])
+def test_mdsc_of_validation_is_that_of_evaluate(classes):
+    task = segment_task()
+    rng = np.random.default_rng(4)
+    truth, guess = rng.integers(0, classes, (2, 20, 20))
+    task.model.forward = lambda *_: torch.nn.functional.one_hot(
+        torch.from_numpy(guess), 3).movedim(-1, 0)[None].float()
+    given = {"img": None, "bbox": None, "target": torch.from_numpy(truth)[None]}
+    found = task.metrics(task.scores(given))
+    wanted = evaluate(TABLE.to_values(guess), TABLE.to_values(truth))
+    assert found["mdsc"] == pytest.approx(wanted.mdsc, nan_ok=True)
+    assert math.isnan(found["mdsc"]) == (classes == 1)  # nothing but background
+    assert found["dice_none"] == pytest.approx(wanted.dice[0])
 
 
 def test_level_supervision_reaches_the_encoder_and_is_weighted():

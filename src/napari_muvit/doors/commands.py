@@ -94,11 +94,15 @@ def evaluate(args: Sequence[str]) -> int:
     parser.add_argument("truth", metavar="TRUTH", help="True label image.")
     parser.add_argument("--unlabelled", type=int, default=None, metavar="V",
                         help="Value in TRUTH that means not judged.")
+    parser.add_argument("--background", type=int, default=None, metavar="V",
+                        help="Value that means none of the classes, not counted in mDSC; by "
+                             "default what the labels say, else 0.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     given = parser.parse_strictly(args)
     from napari_muvit import api
 
-    scores = api.evaluate(given.prediction, given.truth, unlabelled=given.unlabelled)
+    scores = api.evaluate(given.prediction, given.truth, unlabelled=given.unlabelled,
+                          background=given.background)
     text = json.dumps(scores.to_dict(), indent=2) if given.json else str(scores)
     sys.stdout.write(text + "\n")
     return 0

@@ -6,14 +6,17 @@ with the prediction at its centre.
 
 Dice = 2 TP / (2 TP + FP + FN), IoU = TP / (TP + FP + FN), over the pixels of all images
 together (pooled) and for each image. A class that is in neither truth nor prediction has no
-score and does not enter the mean (mDSC, MuViT section 4).
+score.
+
+mDSC is the mean Dice of the classes that are not background and have a score (MuViT, section 4:
+11 classes of the mouse brain; outer and inner ring). Validation while training means the same.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +66,15 @@ class Scores:
     dice, iou
         By label value, of the classes that occur in truth or prediction.
     mdsc
-        Mean of `dice`; NaN where no class occurs.
+        Mean of `dice` over the classes that are not background; NaN where none of them occurs.
     confusion
         Number of judged pixels by (truth, prediction) value.
     num_pixels
         Judged pixels.
     per_image
         One for each pair of images.
+    background
+        Values that are background: they have a Dice and do not enter `mdsc`.
     """
 
     classes: dict[int, str]
@@ -79,6 +84,7 @@ class Scores:
     num_pixels: int
     confusion: dict[tuple[int, int], int] = field(repr=False)
     per_image: tuple[ImageScores, ...] = ()
+    background: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         width = max([len(name) for name in self.classes.values()] + [5])
@@ -86,10 +92,12 @@ class Scores:
         for value, name in self.classes.items():
             if value in self.dice:
                 dice, iou = self.dice[value], self.iou[value]
-                lines.append(f"{name:<{width}}  {value:>5}  {dice:.4f}  {iou:.4f}")
+                note = "  background, not in mDSC" if value in self.background else ""
+                lines.append(f"{name:<{width}}  {value:>5}  {dice:.4f}  {iou:.4f}{note}")
             else:
                 lines.append(f"{name:<{width}}  {value:>5}  in neither image, not counted")
-        lines.append(f"mDSC {self.mdsc:.4f} over {len(self.dice)} classes and "
+        num_counted = len(self.dice.keys() - set(self.background))
+        lines.append(f"mDSC {self.mdsc:.4f} over {num_counted} classes and "
                      f"{self.num_pixels} pixels")
         if len(self.per_image) > 1:
             lines += [f"  {one.name}: mDSC {one.mdsc:.4f}" for one in self.per_image]
@@ -103,10 +111,13 @@ class Scores:
             "num_pixels": self.num_pixels,
             "confusion": [[t, p, n] for (t, p), n in sorted(self.confusion.items())],
             "per_image": [scores.to_dict() for scores in self.per_image],
+            "background": list(self.background),
         }
 
 
-def evaluate(prediction: Any, truth: Any, unlabelled: int | None = None) -> Scores:
+def evaluate(
+    prediction: Any, truth: Any, unlabelled: int | None = None, background: int | None = None
+) -> Scores:
     """Scores of a prediction, or of several against as many truths.
 
     Parameters
@@ -115,6 +126,10 @@ def evaluate(prediction: Any, truth: Any, unlabelled: int | None = None) -> Scor
         Label images, anything that `open_pyramid` takes; or lists of them.
     unlabelled
         Value of the truth that is not judged; by default what its store says.
+    background
+        Value that means none of the classes, left out of the mean; by default what the class
+        table of the truth says, else that of the prediction. For labels whose table does not
+        list 0 as a class, or that have none, it is 0, unless 0 is unlabelled.
 
     Raises
     ------
@@ -124,15 +139,17 @@ def evaluate(prediction: Any, truth: Any, unlabelled: int | None = None) -> Scor
     pairs = list(_pairs(prediction, truth))
     classes: dict[int, str] = {}
     counts, per_image = [], []
+    backgrounds: set[int] = set()
     for given, wanted in pairs:
-        table = read_class_table(wanted)
-        names = [table, read_class_table(given)]
-        for known in filter(None, names):
+        table, other = read_class_table(wanted), read_class_table(given)
+        for known in filter(None, (table, other)):
             _add_names(classes, known)
         ignored = _ignored(unlabelled, table)
+        outside = _background(table, other, ignored) if background is None else background
+        backgrounds |= set() if outside is None else {outside}
         found = count_pairs(given, wanted, ignored)
         counts.append(found)
-        per_image.append(_score_image(wanted.name, found))
+        per_image.append(_score_image(wanted.name, found, outside))
     pooled: dict[tuple[int, int], int] = {}
     for found in counts:
         for key, number in found.items():
@@ -140,7 +157,8 @@ def evaluate(prediction: Any, truth: Any, unlabelled: int | None = None) -> Scor
     dice, iou = score_counts(pooled)
     named = {value: classes.get(value, f"class {value}") for value in sorted({*classes, *dice})}
     return Scores(
-        named, dice, iou, mean_dice(dice), sum(pooled.values()), pooled, tuple(per_image)
+        named, dice, iou, mean_dice(dice, backgrounds), sum(pooled.values()), pooled,
+        tuple(per_image), tuple(sorted(backgrounds)),
     )
 
 
@@ -180,6 +198,17 @@ def _ignored(unlabelled: int | None, table: ClassTable | None) -> int | None:
     if unlabelled is not None:
         return unlabelled
     return table.unlabelled if table is not None else None
+
+
+def _background(
+    table: ClassTable | None, other: ClassTable | None, ignored: int | None
+) -> int | None:
+    """Background by the truth's table, else the prediction's, else 0 if that is no class."""
+    for known in (table, other):
+        if known is not None and known.background is not None:
+            return known.background if known.background != ignored else None
+    is_class = table is not None and 0 in table.values
+    return None if is_class or ignored == 0 else 0
 
 
 def count_pairs(
@@ -344,14 +373,18 @@ def score_counts(
     return dice, iou
 
 
-def mean_dice(dice: dict[int, float]) -> float:
-    """Mean over the classes that have a Dice; NaN where none has."""
-    return float(np.mean(list(dice.values()))) if dice else math.nan
+def mean_dice(dice: dict[int, float], background: Collection[int] = ()) -> float:
+    """Mean over the classes that have a Dice and are not background; NaN where none is left."""
+    counted = [value for key, value in dice.items() if key not in background]
+    return float(np.mean(counted)) if counted else math.nan
 
 
-def _score_image(name: str, counts: dict[tuple[int, int], int]) -> ImageScores:
+def _score_image(
+    name: str, counts: dict[tuple[int, int], int], background: int | None
+) -> ImageScores:
     dice, iou = score_counts(counts)
-    return ImageScores(name, dice, iou, mean_dice(dice), sum(counts.values()))
+    outside = () if background is None else (background,)
+    return ImageScores(name, dice, iou, mean_dice(dice, outside), sum(counts.values()))
 
 
 def _keyed(values: dict[int, Any]) -> dict[str, Any]:

@@ -131,9 +131,11 @@ class SegmentTask:
         return torch.cat([losses, *(part.double().cpu() for part in counts)])
 
     def metrics(self, scores: Tensor) -> dict[str, float]:
-        """Mean Dice of the foreground classes, the loss, and Dice per class.
+        """Mean Dice (mDSC), the loss, and Dice per class.
 
-        A class that is neither there nor predicted has no Dice and is not counted.
+        mDSC is that of `inference.scores`: the mean over the classes that are not background;
+        a class that is neither there nor predicted has no Dice and is not counted. With
+        nothing but background it is NaN, and no model is the best one by it.
         """
         cross, weight, dice, pairs = scores[:4].tolist()
         overlap, guessed, true = scores[4:].chunk(3)

@@ -56,7 +56,8 @@ class WholeImages:
             ):
                 control.check()
             outputs.append(output)
-        scores = evaluate(outputs, list(self.labels), self.table.unlabelled)
+        scores = evaluate(
+            outputs, list(self.labels), self.table.unlabelled, self.table.background)
         found = {"whole_mdsc": scores.mdsc}
         for name, value in zip(self.table.names, self.table.values, strict=True):
             found[f"whole_dice_{name}"] = scores.dice.get(value, float("nan"))
