@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from napari_muvit import api
+from napari_muvit.__main__ import main
 from napari_muvit.plugin import predict_widget
 
 WAIT_MS = 60_000
@@ -111,6 +112,31 @@ def test_view_and_whole_agree_with_the_console(
     top, left = (round(2 * value) for value in layer.data_to_world((0, 0)))
     height, width = layer.data.shape
     assert np.array_equal(layer.data, expected[top : top + height, left : left + width])
+
+
+def test_a_store_goes_on_at_the_command_line_and_back(
+    widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    arguments = ["predict", str(trained.image), "--model", str(trained.run), "--device", "cpu"]
+    widget.output.set_path(str(tmp_path / "here.ome.zarr"))
+    widget.whole.click()
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+    before = written_at(tmp_path / "here.ome.zarr")
+    assert main([*arguments, "--output", str(tmp_path / "here.ome.zarr")]) == 0
+    assert written_at(tmp_path / "here.ome.zarr") == before
+    assert main([*arguments, "--output", str(tmp_path / "there.ome.zarr")]) == 0
+    before = written_at(tmp_path / "there.ome.zarr")
+    widget.output.set_path(str(tmp_path / "there.ome.zarr"))
+    viewer.layers.remove("board: prediction")
+    widget.whole.click()
+    qtbot.waitUntil(lambda: "board: prediction" in viewer.layers, timeout=WAIT_MS)
+    assert written_at(tmp_path / "there.ome.zarr") == before
+
+
+def written_at(store: Path) -> dict[str, int]:
+    """When each chunk of the finest labels was written."""
+    return {str(path): path.stat().st_mtime_ns for path in (store / "0" / "c").rglob("*")
+            if path.is_file()}
 
 
 def test_region_and_outlines(widget: Any, viewer: Any, qtbot: Any, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,9 +31,10 @@ def test_blocks_cover_the_region_once(
 ) -> None:
     box = np.array([low, np.add(low, side)])
     shape = tuple(int(np.ceil(n / factor)) for n in (500, 700))
-    region = predict.plan_region(box, shape, factor, block=64)
+    region = predict.plan_region(box, shape, factor)
+    chunks = [[64] * (n // 64) + [n % 64] * (n % 64 > 0) for n in shape]
     written = np.zeros(region.shape, int)
-    for block in region.blocks:
+    for block in region.blocks(chunks):
         written[region.local(block)] += 1
     assert np.all(written == 1)
     first = region.offset() - factor / 2
@@ -39,8 +42,34 @@ def test_blocks_cover_the_region_once(
 
 
 def test_region_starts_in_the_middle() -> None:
-    region = predict.plan_region(np.array([[-0.5, -0.5], [299.5, 299.5]]), (300, 300), 1, block=100)
-    assert region.blocks[0] == (slice(100, 200), slice(100, 200))
+    region = predict.plan_region(np.array([[-0.5, -0.5], [299.5, 299.5]]), (300, 300), 1)
+    assert region.blocks([[100] * 3] * 2)[0] == (slice(100, 200), slice(100, 200))
+
+
+def test_every_chunk_is_computed_once_and_only_inside_the_region() -> None:
+    computed: list[tuple[int, ...]] = []
+    asked: dict[str, Any] = {}
+
+    def predict_lazily(pyramid: Any, model: str, **options: Any) -> Any:
+        def compute(block_info: Any) -> Any:
+            place = block_info[None]["chunk-location"]
+            computed.append(place)
+            return np.full((100, 100), 1 + sum(place), np.uint8)
+
+        asked.update(options, model=model)
+        return da.map_blocks(compute, chunks=((100,) * 4,) * 2, dtype=np.uint8,
+                             meta=np.empty((0, 0), np.uint8))
+
+    model = predict.LoadedModel("run", (1,), (64, 64), TABLE, 1)
+    region = predict.plan_region(np.array([[49.5, 149.5], [249.5, 249.5]]), (400, 400), 1)
+    image = SimpleNamespace(pyramid=None)
+    done = list(predict.predict_region(
+        SimpleNamespace(predict=predict_lazily), image, model, region, "cpu"))
+    assert sorted(computed) == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+    assert asked["model"] == "run"
+    assert np.array_equal(asked["roi"], [[49.5, 149.5], [249.5, 249.5]])
+    assert [part.done for part in done] == list(range(1, 7))
+    assert sum(part.labels.size for part in done) == 200 * 100
 
 
 def test_region_outside_is_refused() -> None:

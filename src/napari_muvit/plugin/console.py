@@ -112,7 +112,7 @@ def lazy_labels(
     seen = visible_box(layers[0], image.transform) if box is None else np.asarray(box, np.float64)
     if seen is None:
         raise InputError("the view shows no part of the image. Pass box, or move the image.")
-    labels = backend.predict(image.pyramid, loaded.module, device=device)
+    labels = backend.predict(image.pyramid, loaded.folder, device=device)
     region = predict.plan_region(seen, labels.shape, loaded.factor_in(image.pyramid))
     part = tuple(slice(low, low + n) for low, n in zip(region.start, region.shape, strict=True))
     place = {**image.transform.layer_kwargs(region.factor), "translate": region.offset()}

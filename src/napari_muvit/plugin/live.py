@@ -32,7 +32,7 @@ class LiveSession(QObject):  # type: ignore[misc]
     Parameters
     ----------
     viewer, backend
-        The viewer, and what has ``LivePrediction`` and ``load_model``.
+        The viewer, and what has ``LivePrediction``.
     image, layers
         The image, and the layers that show it.
     model
@@ -91,7 +91,7 @@ class LiveSession(QObject):  # type: ignore[misc]
 
     def _open(self) -> Any:
         return self._backend.LivePrediction(
-            self._image.pyramid, self._model.module, cache=self._cache, device=self._device,
+            self._image.pyramid, self._model.folder, cache=self._cache, device=self._device,
             on_update=self._tell_update, on_warning=self.warned.emit,
         )
 
@@ -99,7 +99,7 @@ class LiveSession(QObject):  # type: ignore[misc]
         self._updated.emit(update.pending)
 
     def _swap(self, engine: Any, folder: str) -> None:
-        engine.swap_model(self._backend.load_model(folder))
+        engine.swap_model(folder)
 
     # -- in the GUI thread ---------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,18 @@ Slices = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A segmenter in memory and what a person wants to know about it.
+    """A segmenter on disk and what a person wants to know about it.
 
     Attributes
     ----------
     folder
-        Run or model folder.
-    module
-        What ``api.load_model`` gave.
+        Run or model folder. The engine is given this, as the command line does, so that both
+        mean the same model and one continues what the other began.
     table
         ``ClassTable``, or None where the folder has none.
     """
 
     folder: str
-    module: Any
     levels: tuple[float, ...]
     crop_size: tuple[int, ...]
     table: Any
@@ -64,7 +63,7 @@ class LoadedModel:
 
 
 def load(backend: Any, folder: str) -> LoadedModel:
-    """Load the segmenter in a run or model folder (runs in a thread).
+    """Look at the segmenter in a run or model folder (runs in a thread).
 
     Raises
     ------
@@ -87,7 +86,7 @@ def load(backend: Any, folder: str) -> LoadedModel:
     sizes = (size,) if isinstance(size, int) else tuple(size)
     pixel_size = getattr(meta, "pixel_size", None)
     return LoadedModel(
-        folder, module, tuple(encoder.levels), tuple(int(n) for n in sizes), table,
+        folder, tuple(encoder.levels), tuple(int(n) for n in sizes), table,
         int(encoder.in_channels), tuple(pixel_size) if pixel_size else None,
     )
 
@@ -122,27 +121,50 @@ def check_fit(model: LoadedModel, image: ResolvedImage) -> None:
 
 @dataclass(frozen=True)
 class Region:
-    """Part of a prediction: its blocks, and where it lies.
+    """Part of a prediction, and where it lies.
 
     Attributes
     ----------
     start, shape
         First pixel and size on the prediction's grid.
-    blocks
-        Slices of the prediction's grid, nearest to the middle first.
     factor
         World px of one pixel of the grid.
     """
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
-    blocks: tuple[Slices, ...]
     factor: float
 
     def offset(self) -> FloatArray:
         """World position of the centre of the region's first pixel, (A,)."""
         offset: FloatArray = aligned_offset(self.factor) + self.factor * np.asarray(self.start)
         return offset
+
+    def box(self) -> FloatArray:
+        """World px of the region's outer edges, (2, A)."""
+        corners = np.stack([self.start, np.add(self.start, self.shape)])
+        box: FloatArray = corners * self.factor - 0.5
+        return box
+
+    def blocks(self, chunks: Sequence[Sequence[int]]) -> list[Slices]:
+        """The parts of the region that lie in one chunk each, nearest to the middle first.
+
+        Parameters
+        ----------
+        chunks
+            Sizes of the chunks of the prediction's grid, along each axis.
+        """
+        stops = np.add(self.start, self.shape).tolist()
+        spans = []
+        for sizes, low, high in zip(chunks, self.start, stops, strict=True):
+            edges = [0, *np.cumsum(sizes).tolist()]
+            spans.append([slice(max(a, low), min(b, high))
+                          for a, b in pairwise(edges) if a < high and b > low])
+        middle = np.add(self.start, stops) / 2
+        blocks = list(product(*spans))
+        blocks.sort(key=lambda block: sum(
+            (m - (s.start + s.stop) / 2) ** 2 for s, m in zip(block, middle, strict=True)))
+        return blocks
 
     def local(self, block: Slices) -> Slices:
         """`block` counted from the region's first pixel."""
@@ -152,10 +174,8 @@ class Region:
         )
 
 
-def plan_region(
-    box: FloatArray, shape: Sequence[int], factor: float, block: int = 256
-) -> Region:
-    """The blocks of a prediction that lie in a world px box.
+def plan_region(box: FloatArray, shape: Sequence[int], factor: float) -> Region:
+    """The part of a prediction that lies in a world px box.
 
     Parameters
     ----------
@@ -165,8 +185,6 @@ def plan_region(
         Size of the whole prediction.
     factor
         World px of one of its pixels (``levels[0]``).
-    block
-        Side of a block, px of the prediction.
 
     Raises
     ------
@@ -177,19 +195,7 @@ def plan_region(
     high = np.clip(np.ceil((box[1] + 0.5) / factor), 0, shape).astype(int)
     if np.any(high <= low):
         raise InputError("the view shows no part of the image. Move the image into the view.")
-    spans = [
-        [slice(at, min(at + block, stop)) for at in range(start, stop, block)]
-        for start, stop in zip(low.tolist(), high.tolist(), strict=True)
-    ]
-    grid = np.stack(np.meshgrid(*[range(len(s)) for s in spans], indexing="ij"), -1)
-    blocks = [
-        tuple(axis[i] for axis, i in zip(spans, index, strict=True))
-        for index in grid.reshape(-1, len(spans)).tolist()
-    ]
-    middle = (low + high) / 2
-    blocks.sort(key=lambda b: sum((m - (s.start + s.stop) / 2) ** 2
-                                  for s, m in zip(b, middle, strict=True)))
-    return Region(tuple(low.tolist()), tuple((high - low).tolist()), tuple(blocks), factor)
+    return Region(tuple(low.tolist()), tuple((high - low).tolist()), factor)
 
 
 @dataclass(frozen=True)
@@ -205,11 +211,16 @@ class BlockDone:
 def predict_region(
     backend: Any, image: ResolvedImage, model: LoadedModel, region: Region, device: str
 ) -> Iterator[BlockDone]:
-    """Labels of a region, block by block (runs in a thread)."""
-    labels = backend.predict(image.pyramid, model.module, device=device)
-    for number, block in enumerate(region.blocks, start=1):
+    """Labels of a region, block by block (runs in a thread).
+
+    Each part is one chunk of the lazy prediction, cut to the region's own tiles: nothing is
+    computed twice, and nothing beside the region.
+    """
+    labels = backend.predict(image.pyramid, model.folder, device=device, roi=region.box())
+    blocks = region.blocks(labels.chunks)
+    for number, block in enumerate(blocks, start=1):
         values = np.asarray(labels[block].compute(scheduler="synchronous"))
-        yield BlockDone(block, values, number, len(region.blocks))
+        yield BlockDone(block, values, number, len(blocks))
 
 
 def place_labels(image: Any, labels: Any) -> tuple[float, FloatArray]:

@@ -231,7 +231,7 @@ class PredictWidget(DockWidget):
 
         def generate() -> Iterator[Any]:
             return iter(backend.predict_to_zarr(
-                image.pyramid, model.module, output, device=device, roi=box
+                image.pyramid, model.folder, output, device=device, roi=box
             ))
 
         self._start(generate, finish=lambda: self._show_store(output, image, model))
