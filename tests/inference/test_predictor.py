@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import threading
 
@@ -67,6 +68,19 @@ def test_other_weights_are_another_model(folder, tmp_path):
     other = save(make_model(seed=1), tmp_path / "other")
     prints = {parse_model(path, device="cpu").spec.fingerprint for path in (folder, other)}
     assert len(prints) == 2
+
+
+def test_new_weights_in_the_same_folder_are_seen_and_never_mixed_in(folder, tmp_path):
+    place = save(make_model(seed=1), tmp_path / "run" / "model")
+    begun = parse_model(place, device="cpu")
+    first = open_predictor(begun)
+    save(make_model(seed=2), place)
+    newer = parse_model(place, device="cpu")
+    assert newer.spec.fingerprint != begun.spec.fingerprint
+    assert open_predictor(newer) is not first
+    assert open_predictor(begun) is first
+    with pytest.raises(CheckpointError, match="replaced since"):
+        open_predictor(dataclasses.replace(begun, mark="other"))
 
 
 def test_boxes_far_from_the_origin_lose_no_precision(folder):

@@ -39,6 +39,9 @@ KernelOption = Literal["auto", "torch"] | Kernels
 RUN_MODELS = ("model-best", "model")
 """Where a run folder keeps its models, the preferred first."""
 
+MOST_LOADED = 4
+"""Models that are kept in memory; while a run is followed, every checkpoint is a new one."""
+
 _MODULES: dict[tuple[str, str], tuple[nn.Module, ModelSpec]] = {}
 _PREDICTORS: dict[ModelSource, Predictor] = {}
 _LOAD_LOCK = threading.Lock()
@@ -58,6 +61,8 @@ class ModelSource:
         Average over this many flips and quarter turns: 1, 2, 4 or 8.
     kernels
         Names of the kernels that compute its products on a CPU.
+    mark
+        Digest of the weights that were planned with; a job never goes on with others.
     """
 
     folder: str
@@ -66,6 +71,7 @@ class ModelSource:
     threads: int | None = None
     average: int = 1
     kernels: Kernels = PLAIN
+    mark: str = ""
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -94,7 +100,8 @@ def parse_model(
     """
     if isinstance(model, (str, Path)):
         source = ModelSource(str(Path(model).resolve()), device, precision, threads, average)
-        return replace(source, kernels=_kernels(_module(source)[0], source, kernels))
+        module, spec = _module(source)
+        return replace(source, kernels=_kernels(module, source, kernels), mark=spec.fingerprint)
     if isinstance(model, ModelSource):
         return model
     if isinstance(getattr(model, "spec", None), ModelSpec) and callable(model):
@@ -118,14 +125,36 @@ def _kernels(model: nn.Module, source: ModelSource, kernels: KernelOption) -> Ke
 
 
 def open_predictor(source: ModelSource | Predictor) -> Predictor:
-    """The predictor of a source, loaded once in each process."""
+    """The predictor of a source, loaded once in each process.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder now holds other weights than the source was planned with.
+    """
     if not isinstance(source, ModelSource):
         return source
+    with _LOAD_LOCK:
+        if source.mark and source in _PREDICTORS:
+            return _PREDICTORS[source]
     model, spec = _module(source)
+    if source.mark not in ("", spec.fingerprint):
+        raise CheckpointError(
+            f"the model in {source.folder!r} was replaced since this prediction was planned. "
+            "Start the prediction again, or predict with a copy of the model folder."
+        )
+    source = replace(source, mark=spec.fingerprint)
     with _LOAD_LOCK:
         if source not in _PREDICTORS:
+            _make_room(_PREDICTORS)
             _PREDICTORS[source] = _averaged(_predictor(model, spec, source), source.average)
         return _PREDICTORS[source]
+
+
+def _make_room(loaded: dict[Any, Any]) -> None:
+    """Forget the models that were loaded first."""
+    while len(loaded) >= MOST_LOADED:
+        del loaded[next(iter(loaded))]
 
 
 def _module(source: ModelSource) -> tuple[nn.Module, ModelSpec]:
@@ -142,6 +171,11 @@ def _module(source: ModelSource) -> tuple[nn.Module, ModelSpec]:
         key = (mark, source.device)
         if key not in _MODULES:
             model = load_model(folder, device="cpu")
+            if fingerprint_folder(folder) != mark:
+                raise CheckpointError(
+                    f"the model in {str(folder)!r} was replaced while it was read. Try again."
+                )
+            _make_room(_MODULES)
             _MODULES[key] = model, read_spec(model, lambda _: mark)
         return _MODULES[key]
 
