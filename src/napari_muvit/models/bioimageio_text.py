@@ -284,7 +284,7 @@ def readme(interface: Interface, about: About, description: Mapping[str, Any]) -
     """Markdown that a person reads beside the model."""
     return "\n".join([
         f"# {description['name']}", "", str(description["description"]), "",
-        "Exported by [napari-muvit](https://arxiv.org/abs/2602.24222) " + __version__ + ".", "",
+        f"Exported by napari-muvit {__version__}.", "",
         "## Use", "",
         "With napari-muvit installed, this folder is a model like any other:", "",
         *_usage(interface), "",
