@@ -38,6 +38,10 @@ def widget(viewer: Any, open_widget: Any, picture: Path) -> Any:
     return widget
 
 
+def shown_step(widget: Any) -> int:
+    return widget.view.picture.step if widget.view.picture is not None else 0
+
+
 def is_idle(widget: Any) -> bool:
     return bool(widget.control is None and not widget.stop.isEnabled())
 
@@ -97,6 +101,50 @@ def test_pause_stop_and_resume(widget: Any, qtbot: Any) -> None:
                     and widget.view.picture.step > stopped_at, timeout=WAIT_MS)
     widget.stop.click()
     qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+
+
+@pytest.mark.parametrize("make_viewer", ["plain"], indirect=True)
+def test_process_pauses_goes_on_stops_and_resumes(
+    widget: Any, open_widget: Any, qtbot: Any
+) -> None:
+    """All of it asked through the run folder, as from the Runs widget of another napari."""
+    widget.sources.add_layer.click()
+    widget.form.set_values({"steps": 4000, "checkpoint_every": 4000})
+    widget.start.click()
+    qtbot.waitUntil(lambda: shown_step(widget) > 1, timeout=WAIT_MS)
+    folder = api.RunFolder(widget.output.path)
+    widget.pause.click()
+    assert widget.pause.text() == "Continue"
+    qtbot.waitUntil(lambda: not folder.control_path.exists(), timeout=WAIT_MS)
+    step = folder.status().step
+    qtbot.wait(1000)
+    assert folder.status().step <= step + 1
+    widget.pause.click()
+    qtbot.waitUntil(lambda: folder.status().step > step + 1, timeout=WAIT_MS)
+    widget.stop.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert folder.status().state == "stopped"
+    assert folder.state_path.exists()
+    stopped_at = folder.status().step
+    widget.resume.click()
+    qtbot.waitUntil(lambda: shown_step(widget) > stopped_at, timeout=WAIT_MS)
+    runs = open_widget("MuViT: Runs")
+    qtbot.waitUntil(lambda: runs.stop.isEnabled(), timeout=WAIT_MS)
+    runs.stop.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert folder.status().state == "stopped"
+
+
+@pytest.mark.parametrize("make_viewer", ["plain"], indirect=True)
+def test_process_is_stopped_before_it_has_begun(
+    widget: Any, notices: list[str], qtbot: Any
+) -> None:
+    widget.sources.add_layer.click()
+    widget.start.click()
+    widget.stop.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert notices == []
+    assert widget.start.isEnabled()
 
 
 def test_process_that_cannot_start_says_why(

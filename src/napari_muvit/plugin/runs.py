@@ -6,7 +6,6 @@ A run is a folder, and the folder is the truth: whoever started it, `read_run` s
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,12 +18,14 @@ import yaml
 
 from napari_muvit.config import RunConfig
 from napari_muvit.errors import RunError
+from napari_muvit.plugin import engine
 from napari_muvit.plugin.predict import remaining_text
 
 Curve = tuple[tuple[int, float], ...]
 """(step, value) pairs."""
 
 Verb = Literal["pretrain", "finetune"]
+Action = Literal["pause", "resume", "stop"]
 STATES = {
     "running": "Running", "interrupted": "Interrupted", "completed": "Completed",
     "stopped": "Stopped", "early": "Stopped early: no more improvement", "failed": "Failed",
@@ -35,7 +36,6 @@ class RunControl(Protocol):
     """A run that this widget started."""
 
     folder: Path
-    can_pause: bool
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -53,8 +53,6 @@ class ThreadRun:
     folder
         The run folder.
     """
-
-    can_pause = True
 
     def __init__(self, make: Callable[[], Any], folder: Path) -> None:
         self.folder = folder
@@ -102,10 +100,10 @@ class ProcessRun:
         If the process cannot be started.
     """
 
-    can_pause = hasattr(signal, "SIGSTOP")
-
     def __init__(self, arguments: list[str], folder: Path) -> None:
         self.folder = folder
+        self._wish: Action | None = None
+        self._is_ended = False
         self._log = Path(tempfile.mkdtemp(prefix="muvit-")) / "messages.txt"
         command = [sys.executable, "-m", "napari_muvit.train", *arguments]
         try:
@@ -124,7 +122,7 @@ class ProcessRun:
     def error(self) -> RunError | None:
         """Why the process ended, None where it did its work or still does."""
         status = self._process.poll()
-        if not status:
+        if not status or self._is_ended:
             return None
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -140,20 +138,46 @@ class ProcessRun:
         return RunError(f"the training process ended with status {status}; see {self._log}.")
 
     def pause(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
+        self._wish = "pause"
+        self.tell()
 
     def resume(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self._wish = "resume"
+        self.tell()
 
     def stop(self) -> None:
         """Ask the run to write a checkpoint and end."""
-        if self.can_pause:
-            self.resume()
-        self._process.terminate()
+        self._wish = "stop"
+        self.tell()
+
+    def tell(self) -> None:
+        """Pass on what was asked for, as soon as the run listens; to be called now and then.
+
+        Asked through the run folder, as on every system a process can be. Before the run has
+        begun there is nothing to save, and the process is ended.
+        """
+        if self._wish is None or not self.is_running:
+            return
+        if ask_run(self.folder, self._wish) or self._wish == "resume":
+            self._wish = None
+        elif self._wish == "stop":
+            self._wish, self._is_ended = None, True
+            self._process.terminate()
 
     def wait(self, seconds: float) -> None:
         """Wait until the process has ended."""
         self._process.wait(seconds)
+
+
+def ask_run(folder: Path, action: Action) -> bool:
+    """Ask whoever trains the run in `folder`; False while nobody does."""
+    if not (folder / "run.json").is_file():
+        return False
+    run = engine.default_backend().RunFolder(folder)
+    if not run.is_writing():
+        return False
+    run.ask(action)
+    return True
 
 
 def start_process(verb: Verb, config: RunConfig) -> ProcessRun:

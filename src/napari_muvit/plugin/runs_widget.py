@@ -28,6 +28,15 @@ from napari_muvit.plugin.run_view import RunView
 
 PREDICT = "MuViT: Predict"
 LIST_HEIGHT = 110
+ASKING: tuple[tuple[str, runs.Action, str], ...] = (
+    ("Pause", "pause", "Hold the run, also one of another process or computer."),
+    ("Continue", "resume", "Let a paused run go on."),
+    ("Stop", "stop", "Let the run write a checkpoint and end; Resume goes on from there."),
+)
+ASKED = {
+    "pause": "Asked to pause after the step in progress.", "resume": "Asked to go on.",
+    "stop": "Asked to write a checkpoint and end.",
+}
 
 
 class RunsWidget(DockWidget):
@@ -74,6 +83,8 @@ class RunsWidget(DockWidget):
         self.copy.setToolTip("Copy the path of the run folder.")
         self.copy.clicked.connect(self._on_copy)
         self.body.addLayout(row(self.resume, self.use, self.copy))
+        self.pause, self.go_on, self.stop = (self._asking(*words) for words in ASKING)
+        self.body.addLayout(row(self.pause, self.go_on, self.stop))
         self.other = QComboBox()
         self.other.setToolTip("A second run whose loss is drawn into the same axes.")
         self.other.currentIndexChanged.connect(self._on_compare)
@@ -87,6 +98,20 @@ class RunsWidget(DockWidget):
         self.note = wrapped_label()
         self.body.addWidget(self.note)
         self.body.addStretch(1)
+
+    def _asking(self, text: str, action: runs.Action, tooltip: str) -> QPushButton:
+        """A button that asks the chosen run for something, whoever started it."""
+        button = QPushButton(text)
+        button.setToolTip(tooltip)
+        button.clicked.connect(lambda: self._on_ask(action))
+        return button
+
+    @notifies
+    def _on_ask(self, action: runs.Action) -> None:
+        folder = self.chosen
+        if folder is None or not runs.ask_run(folder, action):
+            raise RunError("the run does not go on any more. Press Resume to continue it.")
+        self.note.setText(ASKED[action])
 
     def _build_config(self) -> None:
         self.config = QPlainTextEdit()
@@ -152,9 +177,19 @@ class RunsWidget(DockWidget):
         shown = self.view.picture
         has_run = self.chosen is not None
         self.resume.setEnabled(shown is not None and shown.can_resume)
+        for button in (self.pause, self.go_on, self.stop):
+            button.setEnabled(shown is not None and shown.is_running)
+        self._tell_failure()
         self.use.setEnabled(has_run and shown is not None and shown.kind != "pretrain")
         self.copy.setEnabled(has_run)
         self.refresh.setEnabled(bool(self.parent_folder.path))
+
+    def _tell_failure(self) -> None:
+        """Say once why a run that was resumed here ended."""
+        error = None if self.control is None else self.control.error()
+        if error is not None:
+            self.control = None
+            show_failure(error)
 
     @notifies
     def _on_resume(self, checked: bool = False) -> None:

@@ -149,7 +149,7 @@ class TrainWidget(DockWidget):
         is_running = self.control is not None
         self.start.setEnabled(is_ready and not is_running)
         self.stop.setEnabled(is_running)
-        self.pause.setEnabled(is_running and bool(self.control.can_pause))
+        self.pause.setEnabled(is_running)
         self.pause.setText("Continue" if self._is_paused else "Pause")
         self.resume.setEnabled(not is_running and bool(self.output.path))
         self.copy.setEnabled(is_ready)
@@ -196,7 +196,10 @@ class TrainWidget(DockWidget):
     @notifies
     def _on_poll(self) -> None:
         """Look whether the process still runs (a thread tells by itself)."""
-        if self.job is None and self.control is not None and not self.control.is_running:
+        if self.job is not None or self.control is None:
+            return
+        self.control.tell()
+        if not self.control.is_running:
             self._on_ended(self.control.error())
 
     @notifies
