@@ -343,7 +343,9 @@ class FinetuneConfig(RunConfig):
         "Background value", "Label value that means none of the classes; by default what the "
         "label store says, else 0 unless 0 is unlabelled.", group="Images", advanced=True)] = None
     pretrained: Annotated[str | None, option(
-        "Pretrained model", "Run folder or model folder to start from.", group="Model")] = None
+        "Pretrained model", "What to start from: a run or model folder, hf://owner/name"
+        "[/subfolder][@revision], or the URL of a .zip or .tar of one; #sha256=... checks it.",
+        group="Model")] = None
     decoder: Annotated[Literal["unetr", "mask2former"], option(
         "Decoder", "Segmentation head.", group="Model")] = "unetr"
     norm: Annotated[Literal["batch", "group"], option(

@@ -24,6 +24,7 @@ from napari_muvit.models.factory import build_mae, build_segmenter
 from napari_muvit.training.control import Control
 from napari_muvit.training.device import Numerics, check_precision, choose_device
 from napari_muvit.training.engine import Engine, Watcher
+from napari_muvit.training.fetch import fetch_model, is_address
 from napari_muvit.training.folder import RunFolder, check_output, create_run, find_model
 from napari_muvit.training.images import RunImages, absolute_paths, open_images
 from napari_muvit.training.loader import SampleLoader
@@ -176,11 +177,12 @@ def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Re
 def _pretrained_encoder(config: RunConfig) -> Encoder | None:
     if not isinstance(config, FinetuneConfig) or config.pretrained is None:
         return None
-    model = load_model(find_model(config.pretrained))
+    given = config.pretrained
+    model = load_model(find_model(fetch_model(given) if is_address(given) else given))
     encoder = getattr(model, "encoder", model)
     if not isinstance(encoder, Encoder):
         raise ConfigError(
-            f"pretrained is {config.pretrained!r}, which holds no encoder. Pass the folder of a "
+            f"pretrained is {given!r}, which holds no encoder. Pass the folder of a "
             "pretraining run.", field="pretrained",
         )
     return encoder
