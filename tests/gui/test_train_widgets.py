@@ -64,6 +64,21 @@ def test_wrong_option_is_named_before_start(widget: Any, picture: Path) -> None:
     assert not widget.start.isEnabled()
 
 
+def test_levels_and_memory_are_judged_before_start(widget: Any, qtbot: Any) -> None:
+    widget.form.set_values({"levels": (1, 32)})
+    widget.sources.add_layer.click()
+    qtbot.waitUntil(lambda: "GB of memory" in widget.advice.text(), timeout=WAIT_MS)
+    assert "level 32 span 1024 x 1024 px" in widget.advice.text()
+    assert "Better here" in widget.advice.text()
+    assert widget.start.isEnabled()
+    widget.form.set_values({"levels": (1, 4)})
+    widget.form.changed.emit()
+    qtbot.waitUntil(lambda: widget.advice.text().startswith("Needs about"), timeout=WAIT_MS)
+    widget.form.set_values({"crop_size": (30,)})
+    widget.form.changed.emit()
+    qtbot.waitUntil(lambda: widget.advice.text() == "", timeout=WAIT_MS)
+
+
 @pytest.mark.parametrize("detached", [False, True], ids=["thread", "process"])
 def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:
     widget.sources.add_layer.click()

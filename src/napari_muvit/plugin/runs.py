@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import yaml
 
 from napari_muvit.config import RunConfig
@@ -26,6 +27,9 @@ Curve = tuple[tuple[int, float], ...]
 
 Verb = Literal["pretrain", "finetune"]
 Action = Literal["pause", "resume", "stop"]
+SPEED_STEPS = 20
+"""Last steps that the speed is taken from."""
+
 STATES = {
     "running": "Running", "interrupted": "Interrupted", "completed": "Completed",
     "stopped": "Stopped", "early": "Stopped early: no more improvement", "failed": "Failed",
@@ -241,7 +245,8 @@ def read_run(backend: Any, folder: Path) -> RunPicture | None:
     previews = run.previews()
     return RunPicture(
         folder=folder, kind=run.kind, state=status.state, step=status.step, steps=status.steps,
-        headline=_headline(status, train), train=_pairs(train, "loss"),
+        headline=_headline(status, train, _crops_per_second(folder, train)),
+        train=_pairs(train, "loss"),
         rate=_pairs(train, "learning_rate"),
         losses={_loss_name(name): curve for name, curve in metrics.items() if "loss" in name},
         scores={_score_name(name): curve for name, curve in metrics.items() if "loss" not in name},
@@ -249,10 +254,23 @@ def read_run(backend: Any, folder: Path) -> RunPicture | None:
     )
 
 
-def _headline(status: Any, train: list[dict[str, Any]]) -> str:
+def _crops_per_second(folder: Path, train: list[dict[str, Any]]) -> float | None:
+    """Crops that the run learns from in a second, by its last steps."""
+    seconds = [row["seconds"] for row in train[-SPEED_STEPS:] if row.get("seconds")]
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        # A run of a script has none; its speed is not known then.
+        return None
+    return config.get("batch_size", 1) / float(np.median(seconds)) if seconds else None
+
+
+def _headline(status: Any, train: list[dict[str, Any]], speed: float | None) -> str:
     parts = [STATES.get(status.state, status.state), f"step {status.step} of {status.steps}"]
     if train and "loss" in train[-1]:
         parts.append(f"loss {train[-1]['loss']:.3g}")
+    if speed is not None and status.state == "running":
+        parts.append(f"{speed:.3g} crops per second")
     left = remaining_text(status.remaining)
     text = ", ".join([*parts, left] if left else parts)
     return f"{text}. {status.message}" if status.message else f"{text}."

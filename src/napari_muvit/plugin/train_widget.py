@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QPushButton, QTabWidget, QVBo
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig, RunConfig, parse_config
 from napari_muvit.errors import ConfigError
-from napari_muvit.plugin import forms, runs
-from napari_muvit.plugin.background import Job
+from napari_muvit.plugin import checks, forms, runs
+from napari_muvit.plugin.background import Job, LatestTask
 from napari_muvit.plugin.config_form import ConfigForm
 from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
@@ -71,6 +71,16 @@ class TrainWidget(DockWidget):
         self.options.addStretch(1)
         self.note = wrapped_label()
         self.footer.addWidget(self.note)
+        self.advice = wrapped_label()
+        self.advice.setToolTip(
+            "A look at the images and a count of weights and activations; the time that a run "
+            "takes is shown after its first steps."
+        )
+        self.footer.addWidget(self.advice)
+        self._adviser = LatestTask(checks.advise)
+        self._adviser.finished.connect(self.advice.setText)
+        self._adviser.failed.connect(show_failure)
+        self.destroyed.connect(self._adviser.stop)
         self._build_buttons()
         self.view = RunView(lambda: self.backend)
         self.view.refreshed.connect(self._on_refreshed)
@@ -136,9 +146,10 @@ class TrainWidget(DockWidget):
         """Check what the form says, and say what is wrong before anything starts."""
         text, field = "", None
         try:
-            self.config()
+            self._adviser.request(self.backend, self.config())
         except ConfigError as error:
             text, field = str(error), error.field
+            self.advice.setText("")
         self.form.mark(field)
         self.note.setText(text)
         self._show_state(is_ready=not text)

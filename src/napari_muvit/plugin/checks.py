@@ -1,0 +1,93 @@
+"""What is said before a run starts: whether its levels fit the images, and the memory it takes.
+
+A rough count, without building the model; what is really needed shows in the first steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_muvit.config import PRESETS, FinetuneConfig, PretrainConfig, RunConfig
+from napari_muvit.errors import InputError, MuvitError
+
+BYTES_PER_WEIGHT = 16
+"""A float32 weight, its gradient and the two averages of AdamW."""
+
+VALUES_PER_TOKEN = 24
+"""Numbers that a layer keeps for the backward pass, for each token and unit of width."""
+
+CLOSE_TO_ALL = 0.8
+"""Share of the memory above which a person is warned."""
+
+GB = 1e9
+
+
+def advise(backend: Any, config: RunConfig) -> str:
+    """Sentences for a person: levels that do not fit an image, and memory (runs in a thread)."""
+    said: list[str] = []
+    ndim = 2
+    for path in config.images:
+        if Path(path).suffix.lower() == ".csv":
+            continue
+        try:
+            pyramid = backend.open_pyramid(path, channels=config.channels, t=config.t, z=config.z)
+            ndim = pyramid.ndim
+            axes = tuple("zyx"[-ndim:].index(axis) for axis in config.scaled_axes
+                         if axis in "zyx"[-ndim:])
+            size = config.crop_size[0] if len(config.crop_size) == 1 else config.crop_size
+            advice = backend.advise_levels(pyramid, config.levels, size, axes)
+        except InputError as error:
+            advice = str(error)
+        except (MuvitError, OSError):
+            # The start will say it, in the place where it matters.
+            continue
+        if advice and (advice := advice[0].upper() + advice[1:]) not in said:
+            said.append(advice)
+    return " ".join([*said, memory_text(config, ndim)])
+
+
+def memory_text(config: RunConfig, ndim: int = 2) -> str:
+    """How much memory the run takes, against what there is."""
+    needed = memory_bytes(config, ndim)
+    text = f"Needs about {max(needed / GB, 0.1):.1f} GB of memory"
+    there, what = available_bytes(config.device)
+    if there is None:
+        return f"{text}."
+    text += f" of {there / GB:.0f} GB {what}"
+    if needed > CLOSE_TO_ALL * there:
+        return f"{text}: take a smaller batch size, crop size or preset."
+    return f"{text}."
+
+
+def memory_bytes(config: RunConfig, ndim: int = 2) -> float:
+    """Weights with their optimizer, and what one batch keeps for the backward pass."""
+    sizes = {**PRESETS[config.preset], **config.model_sizes()}
+    dim, depth, patch = sizes["dim"], sizes["num_layers"], sizes["patch_size"]
+    weights = 12.0 * dim**2 * depth
+    per_axis = tuple(config.crop_size) * (ndim if len(config.crop_size) == 1 else 1)
+    patches = tuple(patch) if isinstance(patch, (tuple, list)) else (patch,)
+    patches = patches * (ndim if len(patches) == 1 else 1)
+    tokens = len(config.levels) * float(np.prod([n / p for n, p in zip(
+        per_axis, patches, strict=True)]))
+    kept = tokens * dim * depth * VALUES_PER_TOKEN
+    if isinstance(config, FinetuneConfig):
+        kept += float(np.prod(per_axis)) * sizes["head_dim"] * 8
+    if isinstance(config, PretrainConfig):
+        kept = kept * (1 - config.masking_ratio) + (
+            tokens * sizes["dim_decoder"] * sizes["num_layers_decoder"] * VALUES_PER_TOKEN)
+    return float(weights * BYTES_PER_WEIGHT + kept * 4 * config.batch_size)
+
+
+def available_bytes(device: str) -> tuple[float | None, str]:
+    """Memory of the device, and what it is called; None where it cannot be told."""
+    import psutil  # comes with napari
+    import torch
+
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        if not torch.cuda.is_available():
+            return None, ""
+        return float(torch.cuda.get_device_properties(0).total_memory), "on the graphics card"
+    return float(psutil.virtual_memory().total), "in this computer"
