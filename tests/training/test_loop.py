@@ -24,6 +24,8 @@ from napari_muvit.training.events import (
 )
 from napari_muvit.training.folder import RunFolder
 from napari_muvit.training.run import Run
+from napari_muvit.training.state import load_state
+from napari_muvit.training.stepper import Stepper
 
 
 def of(kind, events):
@@ -349,6 +351,34 @@ def test_clip_bounds_the_gradient(tmp_path):
         run_all(engine)
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert norms[1e9] > 0.1
+
+
+@pytest.mark.parametrize(("device", "is_fused"), [("cpu", True), ("cuda", True), ("mps", False)])
+def test_the_optimizer_is_one_kernel_where_there_is_one(tmp_path, device, is_fused):
+    before = make_engine(tmp_path / "run")
+    other = make_engine(tmp_path / "run")
+    numerics = Numerics(torch.device(device))
+    stepper = Stepper(
+        other.task, other.settings, numerics, other.parallel, other.control)
+    assert [g["fused"] for g in stepper.optimizer.param_groups] == [is_fused]
+    run_all(before)
+    stepper.load_optimizer(load_state(before.folder.state_path).optimizer)
+    assert [g["fused"] for g in stepper.optimizer.param_groups] == [is_fused]
+
+
+def test_a_run_goes_on_without_the_fused_kernel(tmp_path, monkeypatch):
+    final = {}
+    for kinds in (("cpu", "cpu"), ("cpu", ""), ("", "cpu")):
+        path = tmp_path / "-".join(kinds)
+        for steps, kind in zip((6, 12), kinds, strict=True):
+            monkeypatch.setattr("napari_muvit.training.stepper.FUSED", {kind})
+            engine = make_engine(path, steps=steps, warmup=0.0)
+            assert engine.stepper.optimizer.param_groups[0]["fused"] == (kind == "cpu")
+            run_all(engine)
+        final[kinds] = weights(engine)
+    whole = final["cpu", "cpu"]
+    for others in final.values():
+        assert all(torch.allclose(others[k], whole[k], rtol=1e-4, atol=1e-6) for k in whole)
 
 
 def test_accumulation_equals_the_whole_batch(tmp_path):

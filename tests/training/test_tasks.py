@@ -82,6 +82,18 @@ def test_mae_errors_with_padding_agree_with_those_without(loss):
         float(task.loss(prepared, task.totals(prepared)).detach()), rel=1e-4)
 
 
+def test_without_padding_nothing_is_weighed():
+    task, given = mae_task(), batch()
+    prepared = task.prepare(given, SEED, 4, PART)
+    assert "valid" not in prepared
+    weighed = {**prepared, "valid": given["valid"]}
+    assert torch.equal(task.totals(prepared), task.totals(weighed))
+    losses = [float(task.loss(b, task.totals(b)).detach()) for b in (prepared, weighed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    given["valid"][3, 1, 0] = False
+    assert "valid" in task.prepare(given, SEED, 4, PART)
+
+
 def test_padded_pixels_are_no_target():
     task = mae_task()
     given = batch()

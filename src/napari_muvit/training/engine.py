@@ -113,7 +113,7 @@ class Engine:
     def take(self, state: TrainingState) -> None:
         """Go on from `state`."""
         self.task.modules.load_state_dict(state.weights)
-        self.stepper.optimizer.load_state_dict(state.optimizer)
+        self.stepper.load_optimizer(state.optimizer)
         if self.average is not None and state.average is not None:
             self.average.load(state.average)
         self.progress = state.progress

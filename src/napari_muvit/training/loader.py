@@ -174,5 +174,8 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
         return batch
     # Apple GPUs have no float64, and boxes must keep their precision until they are centred.
     stay = torch.float64 if device.type == "mps" else None
-    return {k: v if v.dtype == stay else v.to(device, non_blocking=True)
+    # Only from pinned memory is a copy to a GPU not waited for.
+    is_pinned = device.type == "cuda"
+    return {k: v if v.dtype == stay else (v.pin_memory() if is_pinned and v.device.type == "cpu"
+                                          else v).to(device, non_blocking=True)
             for k, v in batch.items()}

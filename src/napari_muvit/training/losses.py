@@ -39,10 +39,9 @@ def judged_weight(target: Tensor, class_weights: Tensor | None = None) -> Tensor
 def present_classes(target: Tensor, num_classes: int, background: int | None) -> Tensor:
     """Which classes each sample's truth holds, (B, K) bool; never the background."""
     flat = target.flatten(1)
-    judged = flat != IGNORE
-    present = torch.zeros(len(flat), num_classes, dtype=torch.bool, device=target.device)
-    rows = torch.arange(len(flat), device=target.device)[:, None].expand_as(flat)
-    present[rows[judged], flat[judged]] = True
+    # One more column takes what is not judged: a mask as index would make a GPU wait.
+    marked = torch.zeros(len(flat), num_classes + 1, dtype=torch.bool, device=target.device)
+    present = marked.scatter(1, flat - IGNORE, True)[:, 1:]
     if background is not None:
         present[:, background] = False
     return present

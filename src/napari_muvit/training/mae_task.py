@@ -68,7 +68,10 @@ class MAETask:
         self.model.train()
 
     def prepare(self, batch: Batch, seed: StepSeed, whole: int, part: slice) -> Batch:
-        """Draw the masks of the global batch on the CPU; keep those of this part."""
+        """Draw the masks of the global batch on the CPU; keep those of this part.
+
+        ``valid`` stays only where something is not: known here, it costs a GPU no waiting.
+        """
         size = batch["img"].shape[3:]
         num_patches = math.prod(
             s // p for s, p in zip(size, self.model.patch_size, strict=True))
@@ -76,12 +79,24 @@ class MAETask:
         last = part.start + len(batch["img"])  # a script's loader may give larger batches
         levels = self.model.encoder.levels
         mask = draw_mask(rule, max(whole, last), levels, num_patches, seed.generator(MASK))
-        return {**batch, "visible": mask.visible[part.start:last]}
+        kept = dict(batch)
+        if "valid" in kept and bool(kept["valid"].all()):
+            del kept["valid"]
+        return {**kept, "visible": mask.visible[part.start:last]}
 
     def totals(self, batch: Batch) -> Tensor:
         """(1,) number of valid values in masked patches."""
+        if "valid" not in batch:
+            return torch.tensor([self._num_masked(batch)], dtype=torch.float64)
         _, weights = self._masked_weights(batch)
         return weights.sum(dtype=torch.float64)[None].cpu()
+
+    def _num_masked(self, batch: Batch) -> int:
+        """Number of values in masked patches."""
+        samples, levels, channels, *size = batch["img"].shape
+        area = math.prod(self.model.patch_size)
+        masked = levels * math.prod(size) // area - batch["visible"].shape[1]
+        return samples * masked * area * channels
 
     def _masked_weights(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Positions of masked tokens (B, Nm), and their values' validity (B, Nm, P)."""
@@ -98,11 +113,10 @@ class MAETask:
 
     def loss(self, batch: Batch, totals: Tensor) -> Tensor:
         """Squared errors of valid masked values over their number in the whole batch."""
-        _, weights = self._masked_weights(batch)
-        if bool(weights.all()):
+        if "valid" not in batch:
             out = self.model(
                 batch["img"], batch.get("bbox"), visible_idx=batch["visible"], only_loss=True)
-            return out["loss"] * weights.numel() / totals[0]  # type: ignore[no-any-return]
+            return out["loss"] * self._num_masked(batch) / totals[0]  # type: ignore[no-any-return]
         errors, weights, _ = self._errors(batch)
         return (errors * weights).sum() / totals[0].clamp(min=1)
 

@@ -66,6 +66,7 @@ class SegmentTask:
         background = table.background
         self.background = None if background is None else table.values.index(background)
         self.class_weights = parse_weights(config.class_weights, table)
+        self._weights: dict[torch.device, Tensor] = {}
         self.metric_names = ("mdsc", "loss", *(f"dice_{name}" for name in _unique(table.names)))
         self.num_scores = 4 + 3 * model.num_classes
 
@@ -91,14 +92,15 @@ class SegmentTask:
         target = batch["target"]
         present = present_classes(target, self.model.num_classes, self.background)
         coarse = batch["fraction_valid"][:, 1:].sum() if self.supervision else torch.zeros(())
-        parts = (judged_weight(target, self.class_weights), present.sum(), coarse)
+        weights = self._weights_on(target.device)
+        parts = (judged_weight(target, weights), present.sum(), coarse)
         return torch.stack([part.double().cpu() for part in parts])
 
     def loss(self, batch: Batch, totals: Tensor) -> Tensor:
         """Weighted sum of cross-entropy, Dice and coarse class shares."""
         logits, tokens = self.model.forward_with_tokens(batch["img"], batch["bbox"])
         c, target = self.config, batch["target"]
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        weights = self._weights_on(logits.device)
         total = c.ce_weight * cross_entropy_sum(logits, target, weights) / totals[0].clamp(min=1)
         present = present_classes(target, logits.shape[1], self.background)
         total = total + c.dice_weight * dice_sum(logits, target, present) / totals[1].clamp(min=1)
@@ -106,6 +108,14 @@ class SegmentTask:
             coarse, _ = self.levels.loss_sum(tokens, batch["fractions"], batch["fraction_valid"])
             total = total + self.supervision * coarse / totals[2].clamp(min=1)
         return total
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        """The class weights; copied to a device once, as each copy would be waited for."""
+        if self.class_weights is None:
+            return None
+        if device not in self._weights:
+            self._weights[device] = self.class_weights.to(device)
+        return self._weights[device]
 
     @property
     def levels(self) -> LevelSupervision:
@@ -116,7 +126,7 @@ class SegmentTask:
     def scores(self, batch: Batch) -> Tensor:
         """Sums of both losses and their divisors, then overlap, predicted and true per class."""
         logits, target = self.model(batch["img"], batch["bbox"]), batch["target"]
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        weights = self._weights_on(logits.device)
         present = present_classes(target, logits.shape[1], self.background)
         losses = torch.stack([
             cross_entropy_sum(logits, target, weights).double().cpu(),

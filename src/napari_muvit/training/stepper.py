@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from napari_muvit.training.parallel import Parallel
 from napari_muvit.training.schedule import rate_at
 from napari_muvit.training.settings import Settings
 from napari_muvit.training.task import StepSeed, Task
+
+FUSED = frozenset({"cpu", "cuda"})
+"""Kinds of device on which every torch that we take has AdamW as one kernel."""
 
 DROPOUT = 1
 """Purpose number of the seed for what the modules draw themselves."""
@@ -50,9 +54,15 @@ class Stepper:
                   for group in task.parameter_groups()]
         self.optimizer = torch.optim.AdamW(
             groups, lr=settings.learning_rate, betas=task.betas,
-            weight_decay=settings.weight_decay, fused=numerics.device.type in {"cpu", "cuda"},
+            weight_decay=settings.weight_decay, fused=self.device.type in FUSED,
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Go on from an optimizer's `state`, which may have been saved on another device."""
+        is_fused = self.device.type in FUSED
+        groups = [{**group, "fused": is_fused} for group in state["param_groups"]]
+        self.optimizer.load_state_dict({**state, "param_groups": groups})
 
     def step(self, batch: Batch, step: int, parts: int) -> tuple[float, Outcome]:
         """The loss of one step taken on the local `batch` in `parts` pieces.
@@ -76,14 +86,16 @@ class Stepper:
             if agreed is Outcome.OUT_OF_MEMORY:
                 return math.nan, agreed
             raise error or RunError("another process of this run failed; its message says why.")
-        total = float(self.sum(loss))
+        loss = self.parallel.sum(loss.to(self._meeting))
         self.parallel.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if not (math.isfinite(total) and bool(norm.isfinite())):
+        # The only place where a step waits for its device.
+        total, length = torch.stack([loss.to(norm.device), norm.to(loss.dtype)]).tolist()
+        if not (math.isfinite(total) and math.isfinite(length)):
             self._undo(before)
             raise self._not_finite(batch, step, total)
-        if norm > self.settings.clip:  # where it is not, a product by one is saved
+        if length > self.settings.clip:  # where it is not, a product by one is saved
             nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip, norm)
         self._set_rates(step)
         self.optimizer.step()
@@ -91,9 +103,15 @@ class Stepper:
         return total, Outcome.DONE
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` summed over processes, on the CPU; NCCL can only sum on its GPU."""
-        place = self.device if self.device.type == "cuda" else torch.device("cpu")
-        return self.parallel.sum(values.to(place)).cpu()
+        """`values` summed over processes, on the CPU."""
+        if self.parallel.world == 1:
+            return values.cpu()
+        return self.parallel.sum(values.to(self._meeting)).cpu()
+
+    @property
+    def _meeting(self) -> torch.device:
+        """Where processes meet: NCCL can only sum on its GPU, gloo on the CPU."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
 
     def rate(self, step: int) -> float:
         """The learning rate of step `step`, before each group's own factor."""
@@ -107,7 +125,8 @@ class Stepper:
     def _attempt(
         self, batch: Batch, step: int, parts: int
     ) -> tuple[Tensor, Outcome, Exception | None]:
-        loss = torch.zeros((), dtype=torch.float64)
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        loss = torch.zeros((), dtype=exact, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         totals = self.sum(self.task.totals(batch))
         try:
@@ -116,7 +135,7 @@ class Stepper:
                     with self.numerics():
                         share = self.task.loss(move_batch(part, self.device), totals)
                         share.backward()
-                    loss += share.detach().cpu().double()
+                    loss += share.detach().to(exact)
         except StoppedError:
             return loss, Outcome.STOPPED, None
         except (RuntimeError, MemoryError) as error:
