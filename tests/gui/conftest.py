@@ -113,6 +113,18 @@ class StubBackend:
         return StubPyramid(image if image.ndim == 3 else image[None], options.get("name", ""))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "one_viewer: slow, and run in the plain viewer only; others run in both")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "make_viewer" in metafunc.fixturenames:
+        is_one = metafunc.definition.get_closest_marker("one_viewer") is not None
+        kinds = ["plain"] if is_one else ["plain", "proxy"]
+        metafunc.parametrize("make_viewer", kinds, indirect=True)
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is remembered in a test is forgotten after it."""
@@ -126,7 +138,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> StubBackend:
     return stub
 
 
-@pytest.fixture(params=["plain", "proxy"])
+@pytest.fixture
 def make_viewer(request: pytest.FixtureRequest) -> Any:
     """Makes viewers: plain ones, and ones that forbid layer access from workers."""
     kinds = {"plain": "make_napari_viewer", "proxy": "make_napari_viewer_proxy"}

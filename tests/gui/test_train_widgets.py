@@ -46,6 +46,7 @@ def is_idle(widget: Any) -> bool:
     return bool(widget.control is None and not widget.stop.isEnabled())
 
 
+@pytest.mark.one_viewer
 def test_start_waits_for_images_and_folder(viewer: Any, open_widget: Any) -> None:
     widget = open_widget("MuViT: Pretrain")
     assert not widget.start.isEnabled()
@@ -55,6 +56,7 @@ def test_start_waits_for_images_and_folder(viewer: Any, open_widget: Any) -> Non
     assert "muvit-runs" in widget.output.path
 
 
+@pytest.mark.one_viewer
 def test_wrong_option_is_named_before_start(widget: Any, picture: Path) -> None:
     widget.sources.add_layer.click()
     assert widget.sources.images() == (str(picture),)
@@ -79,6 +81,7 @@ def test_levels_and_memory_are_judged_before_start(widget: Any, qtbot: Any) -> N
     qtbot.waitUntil(lambda: widget.advice.text() == "", timeout=WAIT_MS)
 
 
+@pytest.mark.one_viewer
 @pytest.mark.parametrize("detached", [False, True], ids=["thread", "process"])
 def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:
     widget.sources.add_layer.click()
@@ -118,7 +121,7 @@ def test_pause_stop_and_resume(widget: Any, qtbot: Any) -> None:
     qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
 
 
-@pytest.mark.parametrize("make_viewer", ["plain"], indirect=True)
+@pytest.mark.one_viewer
 def test_process_pauses_goes_on_stops_and_resumes(
     widget: Any, open_widget: Any, qtbot: Any
 ) -> None:
@@ -150,7 +153,7 @@ def test_process_pauses_goes_on_stops_and_resumes(
     assert folder.status().state == "stopped"
 
 
-@pytest.mark.parametrize("make_viewer", ["plain"], indirect=True)
+@pytest.mark.one_viewer
 def test_process_is_stopped_before_it_has_begun(
     widget: Any, notices: list[str], qtbot: Any
 ) -> None:
@@ -162,6 +165,7 @@ def test_process_is_stopped_before_it_has_begun(
     assert widget.start.isEnabled()
 
 
+@pytest.mark.one_viewer
 def test_process_that_cannot_start_says_why(
     widget: Any, notices: list[str], qtbot: Any, tmp_path: Path
 ) -> None:
@@ -173,6 +177,7 @@ def test_process_that_cannot_start_says_why(
     assert widget.start.isEnabled()
 
 
+@pytest.mark.one_viewer
 def test_failure_in_the_thread_is_said(
     widget: Any, notices: list[str], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +193,7 @@ def test_failure_in_the_thread_is_said(
     assert widget.start.isEnabled()
 
 
+@pytest.mark.one_viewer
 def test_copied_command_names_what_was_changed(widget: Any) -> None:
     widget.sources.add_layer.click()
     widget.copy.click()
