@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,7 @@ def test_live_fills_the_view(widget: Any, viewer: Any, qtbot: Any) -> None:
     assert is_complete(viewer)
 
 
+@pytest.mark.one_viewer
 def test_live_starts_again_from_its_cache(widget: Any, viewer: Any, qtbot: Any) -> None:
     start_live(widget, viewer, qtbot)
     first = np.array(viewer.layers[LIVE].data)
@@ -69,6 +71,7 @@ def test_live_starts_again_from_its_cache(widget: Any, viewer: Any, qtbot: Any) 
     widget.live.click()
 
 
+@pytest.mark.one_viewer
 def test_live_ends_with_its_layer(
     widget: Any, viewer: Any, qtbot: Any, notices: list[str]
 ) -> None:
@@ -79,6 +82,7 @@ def test_live_ends_with_its_layer(
     assert notices == []
 
 
+@pytest.mark.one_viewer
 def test_live_follows_a_newer_checkpoint(
     widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
@@ -114,6 +118,7 @@ def test_view_and_whole_agree_with_the_console(
     assert np.array_equal(layer.data, expected[top : top + height, left : left + width])
 
 
+@pytest.mark.one_viewer
 def test_a_store_goes_on_at_the_command_line_and_back(
     widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -139,6 +144,31 @@ def written_at(store: Path) -> dict[str, int]:
             if path.is_file()}
 
 
+@pytest.mark.one_viewer
+def test_queue_predicts_several_and_leaves_out_what_is_damaged(
+    widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace, tmp_path: Path,
+    notices: list[str],
+) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    second = shutil.copytree(trained.image, tmp_path / "second.ome.zarr")
+    broken = tmp_path / "broken.tif"
+    broken.write_bytes(b"no picture")
+    widget.folder.set_path(str(run))
+    qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
+    assert not widget.queue.start.isEnabled()
+    widget.queue.sources.add_layer.click()
+    for path in (broken, second):
+        widget.queue.sources.add(str(path))
+    widget.queue.start.click()
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+    folder = run / "predictions"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "areas.csv", "board.ome.zarr", "second.ome.zarr"]
+    assert any("broken.tif is left out" in notice for notice in notices)
+    assert widget.results.table.item(0, 0).text() == "board: dark"
+    assert str(folder) in widget.note.text()
+
+
 def test_region_and_outlines(widget: Any, viewer: Any, qtbot: Any, tmp_path: Path) -> None:
     viewer.add_shapes([np.array([[30, 40], [30, 60], [50, 60], [50, 40]])], name="part",
                       units=("um", "um"))
@@ -157,6 +187,7 @@ def test_region_and_outlines(widget: Any, viewer: Any, qtbot: Any, tmp_path: Pat
     assert "FeatureCollection" in (tmp_path / "part.geojson").read_text()
 
 
+@pytest.mark.one_viewer
 def test_console(viewer: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path) -> None:
     from napari_muvit.plugin import lazy_labels, live_prediction, show_crops
 
@@ -192,6 +223,7 @@ def test_features(
     assert alike.data[tuple(np.round(alike.world_to_data(place)).astype(int))] > 0.999
 
 
+@pytest.mark.one_viewer
 def test_training_samples(
     viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any
 ) -> None:
@@ -210,6 +242,7 @@ def test_training_samples(
     assert not np.allclose(boxes[0], boxes[1])
 
 
+@pytest.mark.one_viewer
 def test_image_of_other_channels_is_refused(
     widget: Any, viewer: Any, notices: list[str], qtbot: Any
 ) -> None:

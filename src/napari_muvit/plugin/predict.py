@@ -206,6 +206,7 @@ class BlockDone:
     labels: NDArray[Any]
     done: int
     total: int
+    remaining: float | None = None
 
 
 def predict_region(

@@ -18,6 +18,7 @@ from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
 from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.predict_queue import PredictQueue, many_rows
 from napari_muvit.plugin.preferences import cache_folder, preference
 from napari_muvit.plugin.remembered import recall, remember
 from napari_muvit.plugin.results_view import ResultsView
@@ -88,6 +89,10 @@ class PredictWidget(DockWidget):
         )
         self.whole.clicked.connect(self._on_whole)
         self.body.addLayout(row(self.view, self.whole))
+        self.queue = PredictQueue(self)
+        self.queue.wanted.connect(self._on_queue)
+        self.queue.changed.connect(self._show_state)
+        self.body.addWidget(self.queue)
         self.progress = QProgressBar()
         self.cancel = QPushButton("Cancel")
         self.cancel.setToolTip("Stop after the tile in progress; what is done stays.")
@@ -236,6 +241,18 @@ class PredictWidget(DockWidget):
 
         self._start(generate, finish=lambda: self._show_store(output, image, model))
 
+    @notifies
+    def _on_queue(self) -> None:
+        if not self.folder.path:
+            raise InputError("no model is chosen. Choose the folder of a fine-tuning run.")
+        config = self.queue.config(self.folder.path, self.device.currentText())
+        backend = self.backend
+
+        def finish() -> None:
+            self.note.setText(f"The labels are in {config.output}.")
+
+        self._start(lambda: iter(backend.predict_images(config)), finish=finish)
+
     def _ready(self) -> tuple[ResolvedImage, predict.LoadedModel | None]:
         image = self.picker.resolve(self.backend)
         if image is None:
@@ -263,12 +280,13 @@ class PredictWidget(DockWidget):
         if hasattr(event, "message"):
             show_hint(event.message)
         if hasattr(event, "areas"):
-            self.results.show_results(Path(event.output), event.areas)
+            self.results.show_results(Path(event.output), many_rows(event.areas))
         if not hasattr(event, "done"):
             return
         self.progress.setRange(0, event.total)
         self.progress.setValue(event.done)
-        self.note.setText(predict.remaining_text(getattr(event, "remaining", None)))
+        said = (getattr(event, "image", ""), predict.remaining_text(event.remaining))
+        self.note.setText(", ".join(part for part in said if part))
         if self._painter is not None:
             self._painter.paint(event)
 
@@ -295,6 +313,8 @@ class PredictWidget(DockWidget):
         can_start = not is_running and self.picker.choice is not None and bool(self.folder.path)
         self.view.setEnabled(can_start)
         self.whole.setEnabled(can_start)
+        self.queue.start.setEnabled(
+            not is_running and bool(self.folder.path) and bool(self.queue.sources.images()))
         self.live.setEnabled(self.session is not None or can_start)
         self.cancel.setEnabled(is_running)
         if not is_running:

@@ -22,6 +22,8 @@ from napari_muvit.plugin.background import Job
 from napari_muvit.plugin.label_layers import area_rows
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 
+MOST_ROWS = 8
+
 
 class ResultsView(QWidget):  # type: ignore[misc]
     """Areas of the classes of one prediction, and its export.
@@ -57,13 +59,15 @@ class ResultsView(QWidget):  # type: ignore[misc]
     def show_results(self, store: Path, areas: Sequence[dict[str, Any]]) -> None:
         """Show the areas of the prediction in `store`."""
         self.store = store
+        # Several images lie in a folder, and each has its own outlines.
+        self.export.setVisible(store.suffix == ".zarr")
         rows = area_rows(areas)
         self.table.setRowCount(len(rows))
         for line, texts in enumerate(rows):
             for column, text in enumerate(texts):
                 self.table.setItem(line, column, QTableWidgetItem(text))
         height = self.table.horizontalHeader().sizeHint().height() + 4
-        self.table.setFixedHeight(height + 30 * max(1, len(rows)))
+        self.table.setFixedHeight(height + 30 * min(max(1, len(rows)), MOST_ROWS))
         self.show()
 
     @notifies

@@ -34,14 +34,19 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         The widget that this one is part of.
     with_labels
         Whether every image needs labels.
+    title
+        What stands above the images.
     """
 
     changed = Signal()
 
-    def __init__(self, dock: DockWidget, with_labels: bool) -> None:
+    def __init__(
+        self, dock: DockWidget, with_labels: bool, title: str = "Images of the run"
+    ) -> None:
         super().__init__()
+        self._title = title
         self.with_labels = with_labels
-        self.image = ImagePicker(dock, "An image in the viewer to learn from.")
+        self.image = ImagePicker(dock, "An image in the viewer to add.")
         self.labels: LabelsPicker | None = None
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -52,7 +57,7 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
             form.addRow("Labels", self.labels)
         layout.addLayout(form)
         self.add_layer = QPushButton("Add layer")
-        self.add_layer.setToolTip("Add the layers chosen above to the images of the run.")
+        self.add_layer.setToolTip("Add the layers chosen above to the list.")
         self.add_layer.clicked.connect(self._on_add_layer)
         self.add_files = QPushButton("Add files …")
         self.add_files.setToolTip(
@@ -60,7 +65,7 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         )
         self.add_files.clicked.connect(self._on_add_files)
         self.remove = QPushButton("Remove")
-        self.remove.setToolTip("Take the marked rows out of the run.")
+        self.remove.setToolTip("Take the marked rows out of the list.")
         self.remove.clicked.connect(self._on_remove)
         layout.addLayout(row(self.add_layer, self.add_files, self.remove))
         self.table = self._table()
@@ -68,10 +73,10 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         self._fit()
 
     def _table(self) -> QTableWidget:
-        headers = ["Images of the run", "Labels"] if self.with_labels else ["Images of the run"]
+        headers = [self._title, "Labels"] if self.with_labels else [self._title]
         table = QTableWidget(0, len(headers))
         table.setHorizontalHeaderLabels(headers)
-        table.setToolTip("Paths of what the run learns from; they can be edited.")
+        table.setToolTip("Paths of the images; they can be edited.")
         table.verticalHeader().setVisible(False)
         table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
