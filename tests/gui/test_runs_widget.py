@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QFileDialog
 
 WAIT_MS = 60_000
 
@@ -38,6 +39,29 @@ def test_lists_shows_and_compares(
     assert len(widget.view.losses.plot.listDataItems()) == before + 1
     widget.copy.click()
     assert Path(QGuiApplication.clipboard().text()).parent.is_dir()
+
+
+@pytest.mark.one_viewer
+def test_exports(
+    viewer: Any, open_widget: Any, runs_folder: Path, tmp_path: Path, qtbot: Any,
+    notices: list[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    widget = open_widget("MuViT: Runs")
+    widget.parent_folder.set_path(str(runs_folder))
+    qtbot.waitUntil(lambda: widget.export.isEnabled(), timeout=WAIT_MS)
+    official, package = widget.export.menu().actions()
+    for action, name in ((package, "package"), (official, "official")):
+        target = str(tmp_path / name)
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, t=target: (t, ""))
+        action.trigger()
+        qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+        assert widget.export.isEnabled()
+        if name == "package":
+            assert (tmp_path / name / "rdf.yaml").is_file()
+            assert target in widget.note.text()
+            assert notices == []
+    assert "cannot be written in the official format" in notices[0]
+    assert widget.note.text() == ""
 
 
 def test_remembers_its_folder(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QComboBox,
+    QFileDialog,
     QFormLayout,
     QListWidget,
     QListWidgetItem,
+    QMenu,
     QPlainTextEdit,
     QPushButton,
 )
@@ -19,7 +23,7 @@ from superqt import QCollapsible
 
 from napari_muvit.errors import RunError
 from napari_muvit.plugin import runs
-from napari_muvit.plugin.background import LatestTask
+from napari_muvit.plugin.background import Job, LatestTask
 from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
@@ -28,6 +32,7 @@ from napari_muvit.plugin.run_view import RunView
 
 PREDICT = "MuViT: Predict"
 LIST_HEIGHT = 110
+FORMATS = (("for the muvit package", "official"), ("for bioimage.io", "bioimageio"))
 ASKING: tuple[tuple[str, runs.Action, str], ...] = (
     ("Pause", "pause", "Hold the run, also one of another process or computer."),
     ("Continue", "resume", "Let a paused run go on."),
@@ -45,6 +50,7 @@ class RunsWidget(DockWidget):
     def __init__(self, napari_viewer: Any, backend: Any = None) -> None:
         super().__init__(napari_viewer, backend)
         self.control: runs.ProcessRun | None = None
+        self.job: Job | None = None
         self._finder = LatestTask(runs.list_runs)
         self._build()
         self._finder.finished.connect(self._on_found)
@@ -85,6 +91,17 @@ class RunsWidget(DockWidget):
         self.body.addLayout(row(self.resume, self.use, self.copy))
         self.pause, self.go_on, self.stop = (self._asking(*words) for words in ASKING)
         self.body.addLayout(row(self.pause, self.go_on, self.stop))
+        self.export = QPushButton("Export …")
+        self.export.setToolTip(
+            "Write the run's model for other programs: the folder that the muvit package reads, or "
+            "a package for bioimage.io."
+        )
+        menu = QMenu(self.export)
+        for text, kind in FORMATS:
+            action = menu.addAction(text)
+            action.triggered.connect(partial(self._on_export, kind))
+        self.export.setMenu(menu)
+        self.body.addWidget(self.export)
         self.other = QComboBox()
         self.other.setToolTip("A second run whose loss is drawn into the same axes.")
         self.other.currentIndexChanged.connect(self._on_compare)
@@ -182,6 +199,7 @@ class RunsWidget(DockWidget):
         self._tell_failure()
         self.use.setEnabled(has_run and shown is not None and shown.kind != "pretrain")
         self.copy.setEnabled(has_run)
+        self.export.setEnabled(has_run and self.job is None and shown is not None)
         self.refresh.setEnabled(bool(self.parent_folder.path))
 
     def _tell_failure(self) -> None:
@@ -204,6 +222,37 @@ class RunsWidget(DockWidget):
     def _on_use(self, checked: bool = False) -> None:
         _, widget = self.viewer.window.add_plugin_dock_widget("napari-muvit", PREDICT)
         widget.folder.set_path(str(self.chosen))
+
+    @notifies
+    def _on_export(self, kind: str, checked: bool = False) -> None:
+        folder = self.chosen
+        if folder is None:
+            raise RunError("no run is chosen. Choose one in the list.")
+        first = str(folder.with_name(f"{folder.name}-{kind}"))
+        path, _ = QFileDialog.getSaveFileName(self, "New folder of the exported model", first)
+        if not path:
+            return
+        backend = self.backend
+
+        def generate() -> Iterator[Path]:
+            yield backend.export(folder, path, kind)
+
+        self.job = Job(generate)
+        self.job.reported.connect(self._on_exported)
+        self.job.ended.connect(self._on_export_ended)
+        self.note.setText("Exporting the model …")
+        self.job.start()
+        self._show_state()
+
+    def _on_exported(self, written: Path) -> None:
+        self.note.setText(f"The model was written to {written}.")
+
+    def _on_export_ended(self, error: BaseException | None) -> None:
+        self.job = None
+        self._show_state()
+        if error is not None:
+            self.note.setText("")
+            show_failure(error)
 
     def _on_copy(self, checked: bool = False) -> None:
         QGuiApplication.clipboard().setText(str(self.chosen))
