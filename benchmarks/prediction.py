@@ -252,6 +252,11 @@ def _rss() -> float:
 
 
 def _peak() -> float:
+    """Most MB that this process held; ru_maxrss would count what its parent held, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(li for li in status.read_text().splitlines() if li.startswith("VmHWM"))
+        return float(line.split()[1]) / 1e3
     unit = 1e6 if sys.platform == "darwin" else 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

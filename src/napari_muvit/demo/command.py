@@ -38,9 +38,10 @@ def demo(args: Sequence[str]) -> int:
     options = DemoOptions(folder, given.image, given.labels, tuple(given.levels),
                           tuple(given.steps), given.seed)
     shown = run_demo(options)
-    say(f"demo: open the result with: napari {' '.join(shown)}")
+    viewing = ["napari", "--plugin", "napari-muvit", *shown]
+    say(f"demo: open the result with: {' '.join(viewing)}")
     if has_screen() and not given.no_view:
-        subprocess.run([sys.executable, "-m", "napari", *shown], check=False)
+        subprocess.run([sys.executable, "-m", *viewing], check=False)
     return 0
 
 

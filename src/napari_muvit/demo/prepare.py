@@ -22,7 +22,8 @@ def write_image(folder: Path) -> tuple[Path, NDArray[np.uint8]]:
 
     rgb = immunohistochemistry()
     path = folder / "image.ome.zarr"
-    for _ in api.convert(rgb, path, levels=(1, 2, 4, 8), chunk=128):
+    source = api.pyramid_from_arrays([rgb], axes="yxc", is_rgb=True, name="immunohistochemistry")
+    for _ in api.convert(source, path, levels=(1, 2, 4, 8), chunk=128):
         pass
     return path, rgb
 
@@ -47,7 +48,8 @@ def write_label_image(path: Path, labels: NDArray[np.uint8]) -> None:
     """Write `labels` (Y, X) with the demo's class table."""
     from napari_muvit import api
 
-    for _ in api.convert(labels, path, levels=(1, 2, 4, 8), chunk=128, classes=class_table()):
+    source = api.pyramid_from_arrays([labels], axes="yx", is_labels=True, name=path.stem[:-4])
+    for _ in api.convert(source, path, levels=(1, 2, 4, 8), chunk=128, classes=class_table()):
         pass
 
 

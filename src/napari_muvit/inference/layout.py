@@ -31,7 +31,7 @@ def make_layout(
     return OutputLayout(
         shape=tuple(sizes[letter] for letter in axes), axes=axes, block=plan.block,
         chunk=choose_chunk(plan), scale=scale, translation=translation, has_unit=has_unit,
-        is_sharded=shard, fmt=fmt, name=job.pyramid.name,
+        is_sharded=shard, fmt=fmt, name=f"{job.pyramid.name} prediction",
     )
 
 
