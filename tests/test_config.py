@@ -42,6 +42,11 @@ def test_one_path_is_a_tuple_of_one() -> None:
         ({"device": "gpu"}, "device", "'gpu'"),
         ({"images": None}, "images", "images is None"),
         ({"schema_version": 99}, "schema_version", "99"),
+        ({"images": 5}, "images", "images is 5; it must be a valid string"),
+        ({"learning_rate": "nan"}, "learning_rate", "it must be greater than 0"),
+        ({"levels": ["4", "1"]}, "levels", r"^levels are \(4, 1\); they must be ascending"),
+        ({"labels": ["l.ome.zarr"]}, "labels", "belongs to finetune"),
+        ({"device": "gpu"}, "device", "allowed is: auto, cpu"),
     ],
 )
 def test_errors_name_field_value_and_rule(
@@ -51,6 +56,28 @@ def test_errors_name_field_value_and_rule(
         parse_config(PretrainConfig, MINIMAL | change)
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("roi", "good"), [
+    ([0, 0, 9], False), ([0, 0, 9, 9], True), ([0, 0, 0, 9, 9, 9], True), ([5], False),
+])
+def test_a_region_has_two_corners(roi: list[float], good: bool) -> None:
+    given = {"images": "a.tif", "model": "m", "output": "o", "roi": roi}
+    if good:
+        assert parse_config(PredictConfig, given).roi == tuple(roi)
+        return
+    with pytest.raises(ConfigError, match="lower corner, then the upper one"):
+        parse_config(PredictConfig, given)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "holds nothing"), ("- a\n", "holds a list"), ("a: 1\nb: [\n", "line 3"),
+])
+def test_a_file_that_is_no_config_says_what_it_is(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        parse_config(PretrainConfig, path)
 
 
 def test_a_missing_field_is_named() -> None:

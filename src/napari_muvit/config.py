@@ -246,8 +246,8 @@ class ComputeOptions(Options):
 
 class ValidationOptions(Options):
     val: Annotated[Paths | None, option(
-        "Validation images", "Images to validate on; by default a spatial block of each training "
-        "image.", group="Validation")] = None
+        "Validation images", "Images to validate on; without any, val_fraction says what part of "
+        "each training image is.", group="Validation")] = None
     val_fraction: Annotated[float, option(
         "Validation share", "Share of each training image kept for validation where no "
         "validation images are given; 0 is off.", group="Validation", ge=0, lt=1)] = 0.0
@@ -447,7 +447,8 @@ class PredictConfig(Options):
         group="Computer", pattern=r"^\d+/\d+$")] = None
     cluster: Annotated[str | None, option(
         "Cluster", "local for one worker per GPU, local:4 for so many processes, slurm:8 for "
-        "jobs, or the address of a dask scheduler, tcp://...", group="Computer", pattern=r"^((local|slurm)(:\d+)?|tcp://.+|tls://.+)$")] = None
+        "jobs, or the address of a dask scheduler, tcp://...", group="Computer",
+        pattern=r"^((local|slurm)(:\d+)?|tcp://.+|tls://.+)$")] = None
     device: Annotated[Device, option(
         "Device", "auto, cpu, mps, cuda or cuda:1.", group="Computer")] = "auto"
     precision: Annotated[Precision, option(
@@ -459,6 +460,15 @@ class PredictConfig(Options):
     kernels: Annotated[Literal["auto", "torch"], option(
         "Kernels", "auto measures which matrix kernels are fastest on this CPU; torch takes "
         "torch's own.", group="Computer", advanced=True)] = "auto"
+
+    @model_validator(mode="after")
+    def _check_roi(self) -> Self:
+        if self.roi is not None and len(self.roi) not in {4, 6}:
+            raise ValueError(
+                f"roi has {len(self.roi)} numbers; it must have 4 for an image and 6 for a volume: "
+                "the lower corner, then the upper one. Pass for example 0 0 512 512."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_shard(self) -> Self:
@@ -489,7 +499,7 @@ def parse_config(kind: type[ConfigT], given: ConfigT | Mapping[str, Any] | str |
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise config_error(error) from None
+        raise config_error(error, kind) from None
 
 
 def read_options(kind: type[Options], path: str | Path) -> dict[str, Any]:
@@ -534,13 +544,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"config file {str(path)!r} is not valid YAML: {first}.") from None
-    if not isinstance(values, dict):
         raise ConfigError(
-            f"config file {str(path)!r} holds {type(values).__name__}; it must hold one "
+            f"config file {str(path)!r} cannot be read: {error.strerror}. Check the path."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        first = getattr(error, "problem", None) or str(error).splitlines()[0]
+        place = "" if mark is None else f" in line {mark.line + 1}"
+        raise ConfigError(
+            f"config file {str(path)!r} is not valid YAML{place}: {first}. Correct the file."
+        ) from None
+    if not isinstance(values, dict):
+        what = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(
+            f"config file {str(path)!r} holds {what}; it must hold one "
             "'name: value' line for each option."
         )
     return values
@@ -564,19 +581,31 @@ def check_keys(kind: type[Options], values: Mapping[str, Any]) -> None:
             continue
         near = nearest_name(str(key), known)
         hint = f"Did you mean {near!r}?" if near else f"Known are {', '.join(known)}."
+        verb = SECTIONS.get(kind.__name__, "")
+        others = [SECTIONS[other.__name__] for other in (PretrainConfig, FinetuneConfig,
+                  PredictConfig) if other is not kind and key in other.model_fields]
+        if others:
+            hint = (f"It belongs to {others[0]}; leave it out of {verb}, or call {others[0]} with "
+                    "this config.")
         raise ConfigError(f"unknown option {key!r}. {hint}", field=str(key))
 
 
-def config_error(error: ValidationError) -> ConfigError:
+def config_error(error: ValidationError, kind: type[Options]) -> ConfigError:
     """pydantic's first complaint as one sentence: field, given value, rule."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if isinstance(part, str)) or None
+    field = str(first["loc"][0]) if first["loc"] else None
     rule = first["msg"].removeprefix("Value error, ")
     if field is None:
         return ConfigError(rule)
     if first["type"] == "missing":
         return ConfigError(f"{field} is missing; it has no default. Pass {field}.", field)
-    return ConfigError(f"{field} is {first['input']!r}: {rule}", field)
+    if first["type"] == "value_error" and rule.startswith(f"{field} "):
+        return ConfigError(rule, field)  # a rule of ours, which says what was given
+    if first["type"] == "string_pattern_mismatch":
+        what = kind.model_fields[field].description or ""
+        return ConfigError(f"{field} is {first['input']!r}; allowed is: {what}", field)
+    rule = rule.replace("Input should", "it must", 1)
+    return ConfigError(f"{field} is {first['input']!r}; {rule}.", field)
 
 
 def write_config(config: Options, path: Path, **facts: Any) -> None:

@@ -46,9 +46,10 @@ def parse_levels(levels: Iterable[float] | float) -> tuple[int | float, ...]:
     return tuple(int(v) if v.is_integer() else v for v in values)
 
 
-def _levels_message(given: object) -> str:
+def _levels_message(given: Sequence[object]) -> str:
+    shown = ", ".join(f"{level:g}" if isinstance(level, float) else str(level) for level in given)
     return (
-        f"levels are {given!r}; they must be ascending downsampling factors of at least 1, "
+        f"levels are ({shown}); they must be ascending downsampling factors of at least 1, "
         "each different from the next. Pass for example (1, 8, 32)."
     )
 
