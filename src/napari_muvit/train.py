@@ -1,4 +1,4 @@
-"""``python -m napari_muvit.train pretrain|finetune|resume``: training without a display."""
+"""Training without a display: python -m napari_muvit.train pretrain, finetune or resume."""
 
 from __future__ import annotations
 

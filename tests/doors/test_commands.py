@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from napari_muvit.__main__ import COMMANDS, main, usage
 from napari_muvit.config import FinetuneConfig, PretrainConfig, parse_config
 from napari_muvit.doors.doctor import examine
 from napari_muvit.doors.init import config_text, suggest_crops
+from napari_muvit.doors.shell import run_command
 
 
 @pytest.fixture
@@ -163,3 +166,32 @@ def test_export_writes_a_package_and_says_which_licence(
     assert "no place for license" in sentence(capsys)
     assert main(["export", model, "--format", "official"]) == 0
     assert (tmp_path / "model" / "official" / "model.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "status"),
+    [
+        (errno.ENOSPC, "Free some space", 1), (errno.EROFS, "choose another output", 2),
+        (errno.EACCES, "Check the permissions", 2), (errno.ENOTDIR, "Check the path", 2),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence_with_a_remedy(
+    number: int, words: str, status: int, capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> int:
+        raise OSError(number, os.strerror(number), "out.ome.zarr")
+
+    assert run_command(fail) == status
+    text = sentence(capsys)
+    assert words in text
+    assert "(out.ome.zarr)" in text
+
+
+def test_export_does_not_replace_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    there = tmp_path / "notes.txt"
+    there.write_text("mine", encoding="utf-8")
+    assert main(["export", "RUN", "--format", "official", "--output", str(there)]) == 2
+    assert "nothing is overwritten" in sentence(capsys)
+    assert there.read_text(encoding="utf-8") == "mine"

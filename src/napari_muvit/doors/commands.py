@@ -127,7 +127,7 @@ def export(args: Sequence[str]) -> int:
     from napari_muvit import api
 
     output = Path(given.output or Path(given.run) / given.format)
-    if output.exists() and any(output.iterdir()):
+    if output.is_file() or (output.exists() and any(output.iterdir())):
         raise ConfigError(f"{str(output)!r} is not empty; nothing is overwritten. Pass another "
                           "--output.", field="output")
     api.export(given.run, output, format=given.format, name=given.name, license=given.license,

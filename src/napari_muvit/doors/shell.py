@@ -5,6 +5,7 @@ Bad input ends with one sentence on stderr and exit status 2; Ctrl-C with 130.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -34,9 +35,23 @@ def run_command(command: Callable[[], int | None]) -> int:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
             return 0
         except OSError as error:
-            place = f" ({error.filename})" if error.filename else ""
-            say(f"error: {error.strerror or error}{place}")
-            return 1
+            text, status = describe_os_error(error)
+            say(f"error: {text}")
+            return status
+
+
+def describe_os_error(error: OSError) -> tuple[str, int]:
+    """What the system refused, with a remedy, and the exit status; 1 where no input is to blame."""
+    place = f" ({error.filename})" if error.filename else ""
+    text = f"{error.strerror or error}{place}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"{text}. Free some space and run again.", 1
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{text}. Check the permissions, or choose another output.", EXIT_BAD_INPUT
+    if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+        return f"{text}. Check the path; every part of it but the last must be a folder.", \
+            EXIT_BAD_INPUT
+    return text, 1
 
 
 def say(text: str) -> None:
