@@ -221,6 +221,17 @@ def test_features(
     widget.show_likeness(place)
     alike = viewer.layers["alike, level 1"]
     assert alike.data[tuple(np.round(alike.world_to_data(place)).astype(int))] > 0.999
+    widget.click.setCurrentText("what it attends to")
+    widget.show_attended(place)
+    qtbot.waitUntil(lambda: "attended, level 1" in viewer.layers, timeout=WAIT_MS)
+    layers = [viewer.layers[f"attended, level {level}"] for level in (1, 4)]
+    assert sum(layer.data.sum() for layer in layers) == pytest.approx(1, abs=1e-4)
+    for layer in layers:
+        row, column = np.round(layer.world_to_data(place)).astype(int)
+        assert 0 <= row < layer.data.shape[0]
+        assert 0 <= column < layer.data.shape[1]
+    assert np.allclose(layers[1].scale, 4 * np.asarray(layers[0].scale))
+    assert "level 4:" in widget.note.text()
 
 
 @pytest.mark.one_viewer

@@ -46,12 +46,13 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder in memory: levels, patch size, and the pixel size it was trained at."""
+    """An encoder in memory: levels, patch size, layers, and the pixel size it was trained at."""
 
     module: Any
     levels: tuple[float, ...]
     patch: int
     pixel_size: tuple[float, ...] | None
+    num_layers: int = 1
 
 
 def load(backend: Any, folder: str) -> LoadedEncoder:
@@ -69,7 +70,40 @@ def load(backend: Any, folder: str) -> LoadedEncoder:
     patch = encoder.patch_size
     side = patch if isinstance(patch, int) else int(tuple(patch)[-1])
     size = getattr(getattr(module, "meta", None), "pixel_size", None)
-    return LoadedEncoder(module, tuple(encoder.levels), side, tuple(size) if size else None)
+    return LoadedEncoder(
+        module, tuple(encoder.levels), side, tuple(size) if size else None,
+        int(encoder.num_layers),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class AttendedLevel:
+    """What a place attended to at one level: `weights` (*S') and their place in the world.
+
+    `share` is what the level got of all attention, `factor` (A,) the world px of one patch,
+    `offset` (A,) the world position of the centre of the first.
+    """
+
+    level: float
+    share: float
+    weights: NDArray[np.float32]
+    factor: FloatArray
+    offset: FloatArray
+
+
+def attended(
+    backend: Any, image: ResolvedImage, model: LoadedEncoder, place: FloatArray, layer: int,
+    device: str,
+) -> list[AttendedLevel]:
+    """Where the patch at a world px place looked, coarsest level first (runs in a thread)."""
+    view = backend.attention_view(image.pyramid, model.module, place, layer=layer, device=device)
+    found = []
+    for level, share, weights, box in zip(
+        view.levels, view.shares(), view.weights, view.boxes, strict=True
+    ):
+        factor = (box[1] - box[0]) / np.asarray(weights.shape)
+        found.append(AttendedLevel(level, share, weights, factor, box[0] + factor / 2))
+    return found[::-1]
 
 
 def compute_maps(

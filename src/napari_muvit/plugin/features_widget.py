@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QPushButton, QSpinBox
+from qtpy.QtWidgets import QComboBox, QFormLayout, QProgressBar, QPushButton, QSpinBox
 
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import features
@@ -18,6 +18,7 @@ from napari_muvit.plugin.notices import notifies, show_failure
 from napari_muvit.plugin.preferences import preference
 
 MODES = ("Colours", "Groups")
+ALIKE, ATTENDED, NOTHING = CLICKS = ("what is alike", "what it attends to", "nothing")
 
 
 class FeaturesWidget(DockWidget):
@@ -34,6 +35,10 @@ class FeaturesWidget(DockWidget):
         self._loader.finished.connect(self._on_loaded)
         self._loader.failed.connect(self._on_load_failed)
         self.destroyed.connect(self._loader.stop)
+        self._attender = LatestTask(features.attended)
+        self._attender.finished.connect(self._on_attended)
+        self._attender.failed.connect(show_failure)
+        self.destroyed.connect(self._attender.stop)
         self.listen_mouse(self.viewer.mouse_drag_callbacks, self._on_click)
         self._show_state()
 
@@ -73,13 +78,21 @@ class FeaturesWidget(DockWidget):
         self.body.addLayout(row(self.compute, self.cancel))
         self.progress = QProgressBar()
         self.body.addWidget(self.progress)
-        self.click = QCheckBox("Click shows what is alike")
+        self.click = QComboBox()
+        self.click.addItems(CLICKS)
         self.click.setToolTip(
-            "Click in the image to see, at every level, how alike each place is to that one: "
-            "bright is alike (cosine similarity of the features)."
+            "What is alike: how alike each place of the computed view is to the one clicked on "
+            "(cosine similarity of the features). What it attends to: where the model looks, at "
+            "every level, to understand the place clicked on. Bright is more."
         )
-        self.click.setChecked(True)
-        self.body.addWidget(self.click)
+        self.layer = QSpinBox()
+        self.layer.setRange(1, 1)
+        self.layer.setToolTip("Layer of the encoder whose attention is shown; the last is nearest "
+                              "to the result.")
+        below = QFormLayout()
+        below.addRow("A click shows", self.click)
+        below.addRow("Layer", self.layer)
+        self.body.addLayout(below)
         self.note = wrapped_label()
         self.body.addWidget(self.note)
         self.body.addStretch(1)
@@ -96,6 +109,8 @@ class FeaturesWidget(DockWidget):
 
     def _on_loaded(self, model: features.LoadedEncoder) -> None:
         self.model = model
+        self.layer.setRange(1, model.num_layers)
+        self.layer.setValue(model.num_layers)
         levels = ", ".join(f"{level:g}" for level in model.levels)
         self.note.setText(f"Levels {levels}; patches of {model.patch} px.")
         self._show_state()
@@ -174,12 +189,15 @@ class FeaturesWidget(DockWidget):
 
     def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
         """A click, not a drag, asks what is alike there."""
-        if not self.click.isChecked() or not self.maps or event.button != 1:
+        if self.click.currentText() == NOTHING or event.button != 1:
             return
         yield
         if event.type == "mouse_move":
             return
-        self.show_likeness(event.position)
+        if self.click.currentText() == ALIKE:
+            self.show_likeness(event.position)
+        else:
+            self.show_attended(event.position)
 
     @notifies
     def show_likeness(self, viewer_position: Any) -> None:
@@ -197,16 +215,43 @@ class FeaturesWidget(DockWidget):
                 contrast_limits=(0.0, 1.0), opacity=0.6, blending="translucent_no_depth",
             )
 
+    @notifies
+    def show_attended(self, viewer_position: Any) -> None:
+        """Show where the model looks to understand a viewer position, at each level."""
+        image, model = self.picker.resolve(self.backend), self.model
+        if image is None or model is None:
+            raise InputError("choose an image and the folder of a run first.")
+        self.image = image
+        place = image.transform.to_world(viewer_position)
+        self._attender.request(self.backend, image, model, place, self.layer.value() - 1,
+                               self.device.currentText())
+
+    @notifies
+    def _on_attended(self, found: list[features.AttendedLevel]) -> None:
+        for part in found:
+            self._place_layer(
+                f"attended, level {part.level:g}", "image", part.weights, part.factor,
+                part.offset, colormap="inferno", opacity=0.6, blending="translucent_no_depth",
+                contrast_limits=(0.0, float(part.weights.max()) or 1.0),
+            )
+        shares = ", ".join(f"level {part.level:g}: {part.share:.0%}" for part in found[::-1])
+        self.note.setText(f"Attention in layer {self.layer.value()} goes to {shares}.")
+
     def _show_layer(
         self, name: str, kind: str, data: Any, found: features.FeatureMap, **style: Any
     ) -> None:
         """A layer of one value for each patch, in the place of the one of the same name."""
+        self._place_layer(name, kind, data, found.region.factor, found.region.offset(), **style)
+
+    def _place_layer(
+        self, name: str, kind: str, data: Any, factor: Any, offset: Any, **style: Any
+    ) -> None:
         if self.image is None:
             return
         if name in self.viewer.layers:
             self.viewer.layers.remove(name)
-        place = {**self.image.transform.layer_kwargs(found.region.factor),
-                 "translate": np.asarray(found.region.offset())}
+        place = {**self.image.transform.layer_kwargs(), "scale": np.broadcast_to(factor, 2),
+                 "translate": np.asarray(offset)}
         active = self.viewer.layers.selection.active
         add = self.viewer.add_labels if kind == "labels" else self.viewer.add_image
         add(data, name=name, **place, **style)
