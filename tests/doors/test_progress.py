@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from napari_muvit.doors.commands import print_areas
-from napari_muvit.doors.progress import ProgressPrinter, left
+from napari_muvit.doors.commands import print_areas, show_events
+from napari_muvit.doors.progress import ProgressPrinter, finished_text, left
 from napari_muvit.doors.shell import duration
+from napari_muvit.inference.events import FinishedEvent
 
 
 @dataclass
@@ -46,3 +48,18 @@ def test_areas_are_printed_as_a_table(capsys: pytest.CaptureFixture[str]) -> Non
 
     print_areas(FinishedEvent())
     assert capsys.readouterr().out == "name\tpx\tum2\nnuclei\t12\t\n"
+
+
+@pytest.mark.parametrize(("facts", "words", "status"), [
+    ({"complete": True}, "finished; wrote o", 0),
+    ({"complete": True, "was_complete": True}, "nothing was computed", 0),
+    ({"complete": False, "part_complete": True}, "this part is done", 0),
+    ({"complete": False, "part_complete": False}, "run again to go on", 1),
+])
+def test_the_end_of_a_prediction_is_told_as_it_is(
+    facts: dict[str, bool], words: str, status: int, capsys: pytest.CaptureFixture[str],
+) -> None:
+    event = FinishedEvent(Path("o.ome.zarr"), **facts)
+    assert words in finished_text(event)
+    assert show_events("predict", [event]) == status
+    assert words in capsys.readouterr().err

@@ -141,6 +141,9 @@ def test_region_of_interest_limits_the_cells():
     assert 0 < job.cells.sum() <= 4
     with pytest.raises(InputError, match="roi is"):
         plan_job(open_pyramid(image()), PixelModel(make_spec()), tissue="none", roi=[[1], [2]])
+    for outside in ([[700, 700], [800, 800]], [[-9, 0], [-1, 20]]):
+        with pytest.raises(InputError, match="lies outside"):
+            plan_job(open_pyramid(image()), PixelModel(make_spec()), tissue="none", roi=outside)
 
 
 def test_values_that_are_no_numbers_fail_only_their_tile():

@@ -220,9 +220,22 @@ def test_parts_fill_one_store_together(tmp_path):
         events = list(predict_to_zarr(pixels, stub, output, tissue="none", part=part))
         counts.append(stub.tiles)
         assert events[-1].complete == (part == "2/3")
+        assert events[-1].part_complete
+        assert not events[-1].was_complete
+        assert bool(events[-1].areas) == (part == "2/3")  # areas of a part would mislead
     assert all(counts)
     lazy = predict(pixels, model(), tissue="none").compute()
     np.testing.assert_array_equal(open_pyramid(str(output)).read(0, (0, 0), (300, 300))[0], lazy)
+
+
+def test_what_was_complete_says_so_and_computes_nothing(tmp_path):
+    output, stub = tmp_path / "o.ome.zarr", model()
+    first = list(predict_to_zarr(image(), stub, output, tissue="none"))[-1]
+    tiles = stub.tiles
+    events = list(predict_to_zarr(image(), stub, output, tissue="none"))
+    assert [event.was_complete for event in events] == [True]
+    assert stub.tiles == tiles
+    assert events[-1].areas == first.areas
 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "a/b", "2", (1, 2, 3)])

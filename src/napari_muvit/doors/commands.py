@@ -144,7 +144,7 @@ def show_events(
 ) -> int:
     """Print events until they end, then call `after` with the last one.
 
-    Exit status 1 where the last event says that something is not finished.
+    Exit status 1 where the last event says that something of this process is not finished.
     """
     printer = ProgressPrinter(name)
     event = None
@@ -155,7 +155,8 @@ def show_events(
         printer.close()
     if after is not None and event is not None:
         after(event)
-    return int(not getattr(event, "complete", True))
+    is_done = getattr(event, "complete", True) or getattr(event, "part_complete", False)
+    return int(not is_done)
 
 
 def print_areas(event: Any) -> None:

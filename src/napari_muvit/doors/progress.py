@@ -67,6 +67,8 @@ class ProgressPrinter:
         self._line(f"warning: {event.message}")
 
     def _show_TileEvent(self, event: Any) -> None:
+        if not event.total:
+            return  # nothing is left for this part
         self._progress(
             f"{event.done}/{event.total} tiles{left(event.remaining)}",
             is_last=event.done == event.total,
@@ -79,14 +81,25 @@ class ProgressPrinter:
         if getattr(event, "message", ""):
             self._line(event.message)
         if hasattr(event, "output"):
-            self._line(f"{'finished' if event.complete else 'unfinished, run again to go on'}; "
-                       f"wrote {event.output} in {duration(event.seconds)}")
+            self._line(finished_text(event))
 
     def _show_ConvertEvent(self, event: Any) -> None:
         self._progress(
             f"{event.done}/{event.total} blocks{left(event.remaining)}",
             is_last=event.done == event.total,
         )
+
+
+def finished_text(event: Any) -> str:
+    """How a prediction ended: what is there, and what is still to do."""
+    if getattr(event, "was_complete", False):
+        return f"{event.output} was complete already; nothing was computed"
+    wrote = f"wrote {event.output} in {duration(event.seconds)}"
+    if event.complete:
+        return f"finished; {wrote}"
+    if getattr(event, "part_complete", False):
+        return f"this part is done, others are not; {wrote}"
+    return f"unfinished, run again to go on; {wrote}"
 
 
 def left(seconds: float | None) -> str:

@@ -78,7 +78,7 @@ def _predict_many(
         image: folder / f"{name}.ome.zarr"
         for image, name in zip(images, store_names(images), strict=True)
     }
-    failed = 0
+    failed, open_stores = 0, 0
     for image in images[number - 1::total]:
         try:
             events = predict_to_zarr(
@@ -87,6 +87,7 @@ def _predict_many(
             for event in _with_outlines(events, config):
                 if isinstance(event, FinishedEvent):
                     failed += event.failed > 0
+                    open_stores += not event.complete
                 yield event
         except (MuvitError, OSError) as error:
             failed += 1
@@ -94,7 +95,8 @@ def _predict_many(
     rows = collect_areas(outputs)
     write_table(folder / TABLE_NAME, rows)
     complete = all(_is_complete(output) for output in outputs.values())
-    yield FinishedEvent(folder, complete, failed, time.monotonic() - begin, rows)
+    yield FinishedEvent(folder, complete, failed, time.monotonic() - begin, rows,
+                        part_complete=not failed and not open_stores)
 
 
 def store_names(images: Sequence[str]) -> list[str]:

@@ -38,12 +38,16 @@ class FinishedEvent:
         The label store.
     complete
         Whether every tile is done; run again to try the others.
+    part_complete
+        Whether every tile of this process's part is done; `complete` tells of all parts.
+    was_complete
+        Whether all was done before, so that nothing was computed.
     failed
         Tiles that could not be computed.
     seconds
         What it took this time.
     areas
-        Rows of class, pixels and um2; see `area_table`.
+        Rows of class, pixels and um2 of what is finished; see `area_table`.
     """
 
     output: Path
@@ -51,6 +55,8 @@ class FinishedEvent:
     failed: int = 0
     seconds: float = 0.0
     areas: list[dict[str, Any]] = field(default_factory=list)
+    part_complete: bool = True
+    was_complete: bool = False
 
 
 PredictionEvent = TileEvent | WarningEvent | FinishedEvent

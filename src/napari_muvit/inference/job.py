@@ -214,6 +214,12 @@ def _box_places(roi: ArrayLike, pyramid: Pyramid) -> PlaceMap:
             f"roi is {np.asarray(roi).tolist()}; it must be [[low, ...], [high, ...]] in "
             f"full-resolution pixels, {pyramid.ndim} numbers each."
         )
+    extent = np.asarray(pyramid.extent)
+    if not ((box[1] > extent[0]) & (box[0] < extent[1])).all():
+        raise InputError(
+            f"roi is {box.tolist()}, which lies outside image {pyramid.name!r} of "
+            f"{' x '.join(map(str, pyramid.spatial_shape))} px. Pass a box that touches it."
+        )
     return PlaceMap.everywhere(pyramid.extent).within(box)
 
 

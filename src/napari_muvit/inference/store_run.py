@@ -58,11 +58,13 @@ class StoreRun:
     records: dict[Unit, BlockRecord] = field(default_factory=dict)
     failed: int = 0
     seen: int = 0
+    was_complete: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         number, total = self.part
         self.journal = Journal(self.output, f"{number}of{total}" if total > 1 else "")
         self.is_complete = bool((read_facts(self.output) or {}).get("complete"))
+        self.was_complete = self.is_complete
         self.image = self.writer.jobs[0].pyramid.name
         for line in self.journal.records():
             record = BlockRecord.from_line(line)
@@ -204,8 +206,9 @@ class StoreRun:
         facts = read_facts(self.output) or {}
         return FinishedEvent(
             self.output, complete=self.is_complete, failed=self.failed, seconds=seconds,
-            areas=list(facts.get("areas") or area_table(
-                self.writer.jobs[0], self._tally())),
+            areas=list(facts.get("areas") or ()) if self.is_complete else [],
+            part_complete=self.is_complete or not self.own_units(),
+            was_complete=self.was_complete,
         )
 
 
