@@ -67,6 +67,35 @@ def test_unlabelled_truth_is_left_out():
     assert json.loads(json.dumps(nothing.to_dict()))["mdsc"] is None
 
 
+def test_what_is_not_predicted_is_wrong_but_no_class():
+    truth, prediction = labels(high=3) + 1, labels(seed=1)
+    found = evaluate(prediction, truth, unlabelled=0)
+    assert list(found.dice) == [1, 2, 3]
+    expected = [plain_dice(prediction, truth, value) for value in (1, 2, 3)]
+    assert found.mdsc == pytest.approx(np.mean(expected))
+    assert found.per_image[0].mdsc == pytest.approx(np.mean(expected))
+    assert found.num_missing == (prediction == 0).sum()
+    assert found.to_dict()["unlabelled"] == [0]
+    assert f"{found.num_missing} judged pixels are not predicted" in str(found)
+
+
+@pytest.mark.parametrize(("truth_table", "ignored"), [
+    (None, (0,)), (ClassTable(make_classes((1, 2, 3))), (0,)),
+    (ClassTable(make_classes((0, 1, 2, 3), 0), background=0), ()),
+])
+def test_the_prediction_says_what_is_unlabelled_where_the_truth_does_not(
+    tmp_path, truth_table, ignored,
+):
+    truth, prediction = labels(), labels(seed=1)
+    stored = write_labels(tmp_path / "p.ome.zarr", prediction,
+                          ClassTable(make_classes((1, 2, 3)), unlabelled=0))
+    wanted = truth if truth_table is None else write_labels(
+        tmp_path / "t.ome.zarr", truth, truth_table)
+    found = evaluate(stored, wanted)
+    assert found.unlabelled == ignored
+    assert found.num_pixels == ((truth != 0).sum() if ignored else truth.size)
+
+
 def test_the_store_says_what_is_unlabelled_and_names_the_classes(tmp_path):
     truth = labels()
     table = ClassTable(make_classes((1, 2, 3), names={1: "cortex"}), unlabelled=0)

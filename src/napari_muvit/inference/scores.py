@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from napari_muvit.data.labels import ClassTable, check_label_dtype, read_class_table
 from napari_muvit.errors import InputError
-from napari_muvit.geometry import FloatArray
+from napari_muvit.inference.alignment import align
 
 if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
@@ -75,6 +75,9 @@ class Scores:
         One for each pair of images.
     background
         Values that are background: they have a Dice and do not enter `mdsc`.
+    unlabelled
+        Values that mean not judged: pixels of the truth that have them are left out, and those
+        of the prediction are wrong for the class that they should be, but no class themselves.
     """
 
     classes: dict[int, str]
@@ -85,6 +88,7 @@ class Scores:
     confusion: dict[tuple[int, int], int] = field(repr=False)
     per_image: tuple[ImageScores, ...] = ()
     background: tuple[int, ...] = ()
+    unlabelled: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         width = max([len(name) for name in self.classes.values()] + [5])
@@ -99,9 +103,18 @@ class Scores:
         num_counted = len(self.dice.keys() - set(self.background))
         lines.append(f"mDSC {self.mdsc:.4f} over {num_counted} classes and "
                      f"{self.num_pixels} pixels")
+        if self.unlabelled:
+            shown = ", ".join(map(str, self.unlabelled))
+            lines.append(f"value {shown} means unlabelled: the truth is not judged there; "
+                         f"{self.num_missing} judged pixels are not predicted")
         if len(self.per_image) > 1:
             lines += [f"  {one.name}: mDSC {one.mdsc:.4f}" for one in self.per_image]
         return "\n".join(lines)
+
+    @property
+    def num_missing(self) -> int:
+        """Judged pixels that the prediction leaves unlabelled."""
+        return sum(n for (_, given), n in self.confusion.items() if given in self.unlabelled)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -111,7 +124,7 @@ class Scores:
             "num_pixels": self.num_pixels,
             "confusion": [[t, p, n] for (t, p), n in sorted(self.confusion.items())],
             "per_image": [scores.to_dict() for scores in self.per_image],
-            "background": list(self.background),
+            "background": list(self.background), "unlabelled": list(self.unlabelled),
         }
 
 
@@ -125,7 +138,8 @@ def evaluate(
     prediction, truth
         Label images, anything that `open_pyramid` takes; or lists of them.
     unlabelled
-        Value of the truth that is not judged; by default what its store says.
+        Value of the truth that is not judged; by default what its store says, else what the
+        prediction's does, unless it is a class of the truth.
     background
         Value that means none of the classes, left out of the mean; by default what the class
         table of the truth says, else that of the prediction. For labels whose table does not
@@ -140,25 +154,27 @@ def evaluate(
     classes: dict[int, str] = {}
     counts, per_image = [], []
     backgrounds: set[int] = set()
+    skipped: set[int] = set()
     for given, wanted in pairs:
         table, other = read_class_table(wanted), read_class_table(given)
         for known in filter(None, (table, other)):
             _add_names(classes, known)
-        ignored = _ignored(unlabelled, table)
+        ignored = _ignored(unlabelled, table, other)
+        skipped |= set() if ignored is None else {ignored}
         outside = _background(table, other, ignored) if background is None else background
         backgrounds |= set() if outside is None else {outside}
         found = count_pairs(given, wanted, ignored)
         counts.append(found)
-        per_image.append(_score_image(wanted.name, found, outside))
+        per_image.append(_score_image(wanted.name, found, outside, ignored))
     pooled: dict[tuple[int, int], int] = {}
     for found in counts:
         for key, number in found.items():
             pooled[key] = pooled.get(key, 0) + number
-    dice, iou = score_counts(pooled)
+    dice, iou = score_counts(pooled, skipped)
     named = {value: classes.get(value, f"class {value}") for value in sorted({*classes, *dice})}
     return Scores(
         named, dice, iou, mean_dice(dice, backgrounds), sum(pooled.values()), pooled,
-        tuple(per_image), tuple(sorted(backgrounds)),
+        tuple(per_image), tuple(sorted(backgrounds)), tuple(sorted(skipped)),
     )
 
 
@@ -194,10 +210,17 @@ def _add_names(classes: dict[int, str], table: ClassTable) -> None:
         classes.setdefault(item.value, item.name)
 
 
-def _ignored(unlabelled: int | None, table: ClassTable | None) -> int | None:
+def _ignored(
+    unlabelled: int | None, table: ClassTable | None, other: ClassTable | None
+) -> int | None:
+    """Unlabelled by the caller, else the truth's table, else the prediction's."""
     if unlabelled is not None:
         return unlabelled
-    return table.unlabelled if table is not None else None
+    if table is not None and table.unlabelled is not None:
+        return table.unlabelled
+    theirs = None if other is None else other.unlabelled
+    is_class = table is not None and theirs in {*table.values, table.background}
+    return None if is_class else theirs
 
 
 def _background(
@@ -229,91 +252,6 @@ def count_pairs(
             given = given[np.ix_(*(r - r[0] for r in rows))]
         _count(wanted[judged], given[judged], found)
     return found
-
-
-def align(prediction: Pyramid, truth: Pyramid) -> list[NDArray[np.int64]]:
-    """For each axis the prediction's pixel at the centre of every pixel of the truth.
-
-    Raises
-    ------
-    InputError
-        If the two do not cover the same place.
-    """
-    if prediction.ndim != truth.ndim:
-        raise InputError(
-            f"the prediction has {prediction.ndim} spatial axes and the truth {truth.ndim}; they "
-            "must show the same image."
-        )
-    ratio, shift = relative_scale(prediction, truth)
-    places = []
-    for axis, size in enumerate(truth.spatial_shape):
-        centre = (np.arange(size) - shift[axis]) / ratio[axis]
-        index = np.floor(np.round(centre + 0.5, 6)).astype(np.int64)
-        places.append(np.clip(index, 0, prediction.spatial_shape[axis] - 1))
-    return places
-
-
-def relative_scale(prediction: Pyramid, truth: Pyramid) -> tuple[FloatArray, FloatArray]:
-    """Truth pixels in one of the prediction's, and the place of its pixel 0, along each axis.
-
-    From the scales of both where both know their pixel size; else from their shapes, which must
-    then be those of one image at whole-numbered levels.
-    """
-    ours = np.asarray(truth.spatial_shape, np.float64)
-    theirs = np.asarray(prediction.spatial_shape, np.float64)
-    for ratio, shift in _candidates(prediction, truth):
-        ends = shift - ratio / 2 + theirs * ratio
-        slack = np.maximum(ratio, 1) - 1e-6  # less than one pixel of the coarser image
-        begins = np.abs(shift - ratio / 2 + 0.5) < slack / 2 + 1e-5
-        if (begins & (np.abs(ends - (ours - 0.5)) < slack)).all():
-            return ratio, shift
-    raise InputError(
-        f"the prediction has {_text(prediction)} and the truth {_text(truth)}; they do not cover "
-        "the same place at any level. Compare a prediction with the truth of its own image."
-    )
-
-
-def _candidates(prediction: Pyramid, truth: Pyramid) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Possible alignments, the best founded first."""
-    spacing, ours = np.asarray(prediction.spacing), np.asarray(truth.spacing)
-    place, origin = np.asarray(prediction.origin), np.asarray(truth.origin)
-    if prediction.pixel_size is not None and truth.pixel_size is not None:
-        um, um_truth = np.asarray(prediction.pixel_size[0]), np.asarray(truth.pixel_size[0])
-        yield um / um_truth, (place / spacing * um - origin / ours * um_truth) / um_truth
-        if prediction.spatial_shape != truth.spatial_shape:
-            return  # sizes that do not fit are an error, no reason to guess
-    elif prediction.pixel_size is None and truth.pixel_size is None:
-        yield spacing / ours, (place - origin) / ours
-    ratio = _ratio_of_shapes(prediction.spatial_shape, truth.spatial_shape)
-    if ratio is not None:
-        yield ratio, (ratio - 1) / 2
-
-
-def _ratio_of_shapes(given: Sequence[int], wanted: Sequence[int]) -> FloatArray | None:
-    """Truth pixels in a predicted one if one image is the other at a whole-numbered level.
-
-    A level scales y and x alike, other axes likewise or not at all; powers of two come first.
-    """
-    is_coarser = math.prod(given) <= math.prod(wanted)
-    fine, coarse = (wanted, given) if is_coarser else (given, wanted)
-    most = math.ceil(fine[-1] / coarse[-1]) + 1
-    levels = sorted(range(1, most + 1), key=lambda k: (k & (k - 1) != 0, k))
-    for level in levels:
-        fits = [
-            (level if -(-n // level) == m else 1 if n == m and axis < len(fine) - 2 else 0)
-            for axis, (n, m) in enumerate(zip(fine, coarse, strict=True))
-        ]
-        if all(fits):
-            ratio = np.asarray(fits, np.float64)
-            return ratio if is_coarser else 1 / ratio
-    return None
-
-
-def _text(pyramid: Pyramid) -> str:
-    shape = " x ".join(str(n) for n in pyramid.spatial_shape)
-    if pyramid.pixel_size is None:
-        return f"{shape} px"
-    return f"{shape} px of {pyramid.pixel_size[0][-1]:.4g} um"
 
 
 def _blocks(truth: Pyramid, prediction: Pyramid) -> Iterator[tuple[slice, ...]]:
@@ -360,11 +298,11 @@ def _count(
 
 
 def score_counts(
-    counts: dict[tuple[int, int], int]
+    counts: dict[tuple[int, int], int], skipped: Collection[int] = ()
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Dice and IoU by label value, of the classes that occur."""
+    """Dice and IoU by label value, of the classes that occur; `skipped` values are no classes."""
     dice, iou = {}, {}
-    for value in sorted({value for pair in counts for value in pair}):
+    for value in sorted({value for pair in counts for value in pair} - set(skipped)):
         hits = counts.get((value, value), 0)
         size = sum(n for pair, n in counts.items() if pair[0] == value)
         given = sum(n for pair, n in counts.items() if pair[1] == value)
@@ -380,9 +318,9 @@ def mean_dice(dice: dict[int, float], background: Collection[int] = ()) -> float
 
 
 def _score_image(
-    name: str, counts: dict[tuple[int, int], int], background: int | None
+    name: str, counts: dict[tuple[int, int], int], background: int | None, ignored: int | None
 ) -> ImageScores:
-    dice, iou = score_counts(counts)
+    dice, iou = score_counts(counts, () if ignored is None else (ignored,))
     outside = () if background is None else (background,)
     return ImageScores(name, dice, iou, mean_dice(dice, outside), sum(counts.values()))
 
