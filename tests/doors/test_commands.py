@@ -195,3 +195,18 @@ def test_export_does_not_replace_a_file(
     assert main(["export", "RUN", "--format", "official", "--output", str(there)]) == 2
     assert "nothing is overwritten" in sentence(capsys)
     assert there.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_each_group_of_a_new_config_stands_in_one_piece(kind: str, image: Path) -> None:
+    heads = [line for line in config_text(kind, [str(image)], None).splitlines()
+             if line.startswith("# ----")]
+    assert len(heads) == len(set(heads)) > 5
+
+
+def test_a_new_config_says_which_labels_do_not_exist(image: Path) -> None:
+    guessed = str(image.with_suffix("")) + "_labels.ome.zarr"
+    text = config_text("finetune", [str(image)], None)
+    assert f"do not exist yet; correct 'labels' below, or make them:\n#   {guessed}" in text
+    assert "do not exist" not in config_text("finetune", [str(image)], [str(image)])
+    assert "do not exist" not in config_text("pretrain", [str(image)], None)

@@ -93,7 +93,8 @@ def evaluate(args: Sequence[str]) -> int:
     parser.add_argument("prediction", metavar="PREDICTION", help="Predicted label image.")
     parser.add_argument("truth", metavar="TRUTH", help="True label image.")
     parser.add_argument("--unlabelled", type=int, default=None, metavar="V",
-                        help="Value in TRUTH that means not judged.")
+                        help="Value in TRUTH that means not judged; by default what the labels "
+                             "say.")
     parser.add_argument("--background", type=int, default=None, metavar="V",
                         help="Value that means none of the classes, not counted in mDSC; by "
                              "default what the labels say, else 0.")

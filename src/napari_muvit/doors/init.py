@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
 
 from napari_muvit.config import (
     SCHEMA_VERSION,
@@ -55,11 +56,25 @@ def config_text(kind: str, images: Sequence[str], labels: Sequence[str] | None) 
         "images": list(images), "levels": levels, "crop_size": [crop_size],
         "output": f"runs/{kind}",
     }
+    missing: list[str] = []
     if kind == "finetune":
         values["labels"] = list(labels or [str(Path(i).with_suffix("")) + "_labels.ome.zarr"
                                            for i in images])
+        missing = [path for path in values["labels"] if not _is_there(path)]
     config = parse_config(KINDS[kind], values)
-    return "\n".join([*_header(kind), *_commented(config)]) + "\n"
+    return "\n".join([*_header(kind), *_to_do(missing), *_commented(config)]) + "\n"
+
+
+def _is_there(source: str) -> bool:
+    return "://" in source or Path(source).exists()
+
+
+def _to_do(missing: Sequence[str]) -> list[str]:
+    """Lines that say which label images are guessed and do not exist yet."""
+    if not missing:
+        return []
+    return ["# These label images do not exist yet; correct 'labels' below, or make them:",
+            *(f"#   {path}" for path in missing)]
 
 
 def suggest_crops(spatial_shape: Sequence[int]) -> tuple[int, list[int]]:
@@ -86,9 +101,7 @@ def _header(kind: str) -> list[str]:
 def _commented(config: Options) -> Iterator[str]:
     group = None
     values = config.model_dump(mode="json")
-    for name, field in type(config).model_fields.items():
-        extra = field.json_schema_extra
-        found = extra.get("group") if isinstance(extra, dict) else None
+    for found, name, field in _grouped(config):
         if found != group:
             group = found
             yield f"\n# ---- {group}"
@@ -96,3 +109,13 @@ def _commented(config: Options) -> Iterator[str]:
                                  subsequent_indent="#   ")
         style = None if isinstance(values[name], list) else False
         yield yaml.safe_dump({name: values[name]}, default_flow_style=style).strip()
+
+
+def _grouped(config: Options) -> list[tuple[str, str, FieldInfo]]:
+    """Group, name and field of every option, each group in one piece, as in the help."""
+    groups: dict[str, list[tuple[str, str, FieldInfo]]] = {}
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        group = str(extra.get("group", "options")) if isinstance(extra, dict) else "options"
+        groups.setdefault(group, []).append((group, name, field))
+    return [entry for entries in groups.values() for entry in entries]
