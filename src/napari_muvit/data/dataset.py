@@ -154,10 +154,12 @@ class PyramidDataset(MuViTDataset):
         config: RunConfig, class_table: ClassTable | None = None, split: Split = "all",
         length: int | None = None, augment: bool | None = None, seed: int | None = None,
         stream: int | None = None, fractions: bool | None = None,
+        pixel_size: tuple[float, ...] | None = None,
     ) -> None:
         self.samples = SampleSource(
             pyramids, labels, config=config, class_table=class_table, split=split,
             augment=augment, seed=seed, stream=stream, fractions=fractions,
+            pixel_size=pixel_size,
         )
         self.length = config.epoch_size if length is None else length
 

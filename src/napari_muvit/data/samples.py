@@ -86,6 +86,9 @@ class SampleSource:
     fractions
         Whether samples hold class fractions for every patch of every level; by default where
         the config asks for supervision at every level.
+    pixel_size
+        um of each axis that levels refer to, such as that of the training images for those of
+        validation; by default that of the first image that knows its own.
 
     Raises
     ------
@@ -97,7 +100,7 @@ class SampleSource:
         self, pyramids: Sequence[Pyramid], labels: Sequence[Pyramid] | None = None, *,
         config: RunConfig, class_table: ClassTable | None = None, split: Split = "all",
         augment: bool | None = None, seed: int | None = None, stream: int | None = None,
-        fractions: bool | None = None,
+        fractions: bool | None = None, pixel_size: tuple[float, ...] | None = None,
     ) -> None:
         pyramids = list(pyramids)
         check_alike(pyramids, config)
@@ -118,7 +121,8 @@ class SampleSource:
             if (advice := advise_levels(p, config.levels, self.size, self.scaled_axes))
         ]
         self.images: tuple[TrainingImage, ...] = prepare_images(
-            pyramids, labels, self.class_table, config, self.size, self.scaled_axes, split
+            pyramids, labels, self.class_table, config, self.size, self.scaled_axes, split,
+            pixel_size,
         )
         areas = [image.places.area for image in self.images]
         self._chances = np.cumsum(image_weights(areas, config.image_weighting))

@@ -75,8 +75,14 @@ def reference_pixel_size(pyramids: Sequence[Pyramid]) -> tuple[float, ...] | Non
 def prepare_images(
     pyramids: Sequence[Pyramid], labels: Sequence[Pyramid] | None, table: ClassTable | None,
     config: RunConfig, size: tuple[int, ...], scaled_axes: tuple[int, ...], split: Split,
+    pixel_size: tuple[float, ...] | None = None,
 ) -> tuple[TrainingImage, ...]:
     """The images that have something to draw in this split.
+
+    Parameters
+    ----------
+    pixel_size
+        um of each axis that levels refer to; by default those of `reference_pixel_size`.
 
     Raises
     ------
@@ -89,7 +95,7 @@ def prepare_images(
             "own label image, in the same order."
         )
     rule = NormalizationRule.from_config(config)
-    reference = reference_pixel_size(pyramids)
+    reference = reference_pixel_size(pyramids) if pixel_size is None else pixel_size
     images = []
     for index, pyramid in enumerate(pyramids):
         reader = None

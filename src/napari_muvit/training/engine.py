@@ -73,6 +73,8 @@ class Engine:
         Number of validation batches.
     warnings
         What was noticed before the first step.
+    pictures
+        Where previews come from; by default `validation`, else `training`.
     """
 
     task: Task
@@ -87,6 +89,7 @@ class Engine:
     warnings: tuple[str, ...] = ()
     watchers: tuple[Watcher, ...] = ()
     last_check: LastCheck | None = None
+    pictures: BatchSource | None = None
 
     def __post_init__(self) -> None:
         s = self.settings
@@ -318,7 +321,7 @@ class Engine:
         if not self.parallel.is_main:
             return
         with self.clock.measure("preview"), self._averaged():
-            source = self.validation or self.training
+            source = self.pictures or self.validation or self.training
             batch = next(iter(source.batches(0, 1)))
             first = {name: value[:1] for name, value in batch.items()}
             self.task.modules.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from napari_muvit.data.cohort import CohortRow, resolve_images
 from napari_muvit.data.dataset import PyramidDataset
 from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.pyramid import Pyramid, open_pyramid
+from napari_muvit.data.training_image import reference_pixel_size
 from napari_muvit.errors import ConfigError, SourceNotFoundError
 from napari_muvit.training.loader import Batch
 
@@ -33,6 +35,15 @@ class RunImages:
     def names(self) -> tuple[str, ...]:
         """Names of the training images."""
         return tuple(pyramid.name for pyramid in self.pyramids)
+
+    def pictures(self) -> PyramidDataset:
+        """What previews show: validation samples, else training samples as they are."""
+        if self.validation is not None:
+            return self.validation
+        plain = copy(self.training)
+        plain.samples = copy(self.training.samples)
+        plain.samples.augment = False
+        return plain
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of each training image, by its source."""
@@ -57,13 +68,16 @@ class RunImages:
 
     def warnings(self) -> list[str]:
         """What the user should know about the images."""
-        sizes = {p.pixel_size[0] if p.pixel_size else None for p in self.pyramids}
         found = list(dict.fromkeys(self.training.advice))
+        pyramids = (*self.pyramids, *self.val_pyramids)
+        sizes = dict.fromkeys(p.pixel_size[0] if p.pixel_size else None for p in pyramids)
         if len(sizes) > 1:
-            shown = ", ".join("unknown" if s is None else f"{s[-1]:g} um" for s in sizes)
+            shown = ["unknown" if s is None else f"{s[-1]:g} um" for s in sizes]
+            first = next((text for text in shown if text != "unknown"), "unknown")
             found.append(
-                f"the images have different pixel sizes ({shown}); the model will take the first "
-                "one's for its own. Convert the others, or train on them apart."
+                f"the images have different pixel sizes ({', '.join(shown)}). The model's is the "
+                f"first one known, {first}; images of other sizes are rescaled to it, and those "
+                "of unknown size are taken as they are. If a size is wrong, correct its metadata."
             )
         return found
 
@@ -107,17 +121,20 @@ def open_images(config: RunConfig) -> RunImages:
     pyramids = _open_all(training, config)
     labels = _open_labels(training, pyramids, config, "labels") if is_labelled else None
     splits = validation == [] and config.val_fraction > 0
+    reference = reference_pixel_size(pyramids)
     dataset = PyramidDataset(pyramids, labels, config=config, split="train" if splits else "all")
     if not validation:
         _check_whole(config)
         held_out = None
         if splits:
-            held_out = _validation(pyramids, labels, config, dataset.class_table, "val")
+            held_out = _validation(
+                pyramids, labels, config, dataset.class_table, "val", reference)
         return RunImages(dataset, held_out, tuple(pyramids))
     val_pyramids = _open_all(validation, config)
     val_labels = (
         _open_labels(validation, val_pyramids, config, "val_labels") if is_labelled else None)
-    held_out = _validation(val_pyramids, val_labels, config, dataset.class_table, "all")
+    held_out = _validation(
+        val_pyramids, val_labels, config, dataset.class_table, "all", reference)
     return RunImages(
         dataset, held_out, tuple(pyramids), tuple(val_pyramids), tuple(val_labels or ()))
 
@@ -132,11 +149,12 @@ def _check_whole(config: RunConfig) -> None:
 
 def _validation(
     pyramids: Sequence[Pyramid], labels: Sequence[Pyramid] | None, config: RunConfig,
-    table: ClassTable | None, split: Any,
+    table: ClassTable | None, split: Any, pixel_size: tuple[float, ...] | None,
 ) -> PyramidDataset:
     return PyramidDataset(
         pyramids, labels, config=config, class_table=table, split=split,
         length=config.val_samples, augment=False, stream=1, fractions=False,
+        pixel_size=pixel_size,
     )
 
 

@@ -19,7 +19,7 @@ from napari_muvit.models.mae import MAE
 from napari_muvit.models.masking import MaskRule, draw_mask, mask_from_visible
 from napari_muvit.training.loader import Batch
 from napari_muvit.training.places import describe_place
-from napari_muvit.training.png import Picture, tile_pictures, to_picture
+from napari_muvit.training.png import Contrast, Picture, tile_pictures, to_picture
 from napari_muvit.training.schedule import pretrain_rate
 from napari_muvit.training.task import StepSeed
 
@@ -41,6 +41,8 @@ class MAETask:
         ``(folder, model, facts)``: how the model is written.
     names
         Names of the images, for messages.
+    contrast
+        How previews show the images.
     """
 
     kind = "pretrain"
@@ -49,12 +51,14 @@ class MAETask:
     betas = (0.9, 0.95)  # official
 
     def __init__(
-        self, model: MAE, batch_size: int, save_model: SaveModel, names: tuple[str, ...] = ()
+        self, model: MAE, batch_size: int, save_model: SaveModel, names: tuple[str, ...] = (),
+        contrast: Contrast | None = None,
     ) -> None:
         self.modules: nn.Module = model
         self.model = model
         self.base_rate = pretrain_rate(batch_size)
         self.save_model, self.names = save_model, names
+        self.contrast = contrast or Contrast()
         levels = model.encoder.levels
         self.metric_names = ("loss", *(f"loss_level_{level}" for level in levels))
         self.num_scores = 2 * len(levels)
@@ -151,14 +155,20 @@ class MAETask:
         return dict(zip(self.metric_names, values, strict=True))
 
     def preview(self, batch: Batch) -> Picture:
-        """Input, masked input and reconstruction, one row for each level (paper, Figure 2)."""
+        """Input, masked input and reconstruction, one row for each level (paper, Figure 2).
+
+        The reconstruction is clipped to the values of the input.
+        """
         out = self.model(
             batch["img"], batch.get("bbox"), visible_idx=batch["visible"], return_all=True)
         image = batch["img"][0].float().cpu().numpy()
-        reco = out["reco"][0].float().cpu().numpy()
         hidden = out["mask"][0].cpu().numpy()
-        low, high = (float(v) for v in np.percentile(image, (1, 99.8)))
-        masked = np.where(hidden, (low + high) / 2, image)
+        others = (0, *range(2, image.ndim))  # all axes but the channels
+        reco = np.clip(out["reco"][0].float().cpu().numpy(), image.min(others, keepdims=True),
+                       image.max(others, keepdims=True))
+        low, high = self.contrast.of_first(batch)
+        grey = ((low + high) / 2).reshape(-1, *(1,) * (image.ndim - 2))
+        masked = np.where(hidden, grey, image)
         return tile_pictures([
             [to_picture(part[level], low, high) for part in (image, masked, reco)]
             for level in range(len(image))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from napari_muvit.data.training_image import TrainingImage
+from napari_muvit.geometry import FloatArray
+from napari_muvit.training.loader import Batch
 
 GAP = 4
 """Pixels between the panels of a picture."""
@@ -21,15 +26,54 @@ def encode_png(picture: Picture) -> bytes:
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(picture)))
 
 
-def to_picture(image: NDArray[np.floating], low: float, high: float) -> Picture:
+Range = tuple[FloatArray, FloatArray]
+"""Black and white of each channel, two arrays (C,) of normalised values."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Between which values images are shown.
+
+    Parameters
+    ----------
+    own
+        By number of the image: the range in which it has the colours that people know.
+    """
+
+    own: Mapping[int, Range] = field(default_factory=dict)
+
+    @classmethod
+    def of_images(cls, images: Sequence[TrainingImage]) -> Contrast:
+        """RGB images of whole numbers as they are, others stretched."""
+        return cls({
+            image.index: (-image.normalization.offset / image.normalization.scale,
+                          (np.iinfo(image.pyramid.dtype).max - image.normalization.offset)
+                          / image.normalization.scale)
+            for image in images if image.pyramid.is_rgb and image.pyramid.dtype.kind == "u"
+        })
+
+    def of_first(self, batch: Batch) -> Range:
+        """The range of a batch's first sample; percentiles of its channels if it has no own."""
+        number = int(batch["image_index"][0]) if "image_index" in batch else -1
+        if number in self.own:
+            return self.own[number]
+        image_LCS = batch["img"][0].float().cpu().numpy()
+        channels = np.moveaxis(image_LCS, 1, 0).reshape(image_LCS.shape[1], -1)
+        low, high = np.percentile(channels, (1, 99.8), axis=1)
+        return low, high
+
+
+def to_picture(image: NDArray[np.floating], low: ArrayLike, high: ArrayLike) -> Picture:
     """An image (C, *S) with `low` black and `high` white; volumes by their middle plane.
 
-    Three channels are shown as red, green, blue; two as magenta and green; else the first.
+    Both are one number, or one for each channel. Three channels are shown as red, green, blue;
+    two as magenta and green; else the first.
     """
     image = np.asarray(image, np.float32)
     while image.ndim > 3:
         image = image[:, image.shape[1] // 2]
-    scaled = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    black, white = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (low, high))
+    scaled = np.clip((image - black) / np.maximum(white - black, 1e-6), 0, 1)
     if len(scaled) == 2:
         scaled = scaled[[0, 1, 0]]
     elif len(scaled) != 3:

@@ -27,6 +27,7 @@ from napari_muvit.training.losses import (
 from napari_muvit.training.mae_task import SaveModel
 from napari_muvit.training.places import describe_place
 from napari_muvit.training.png import (
+    Contrast,
     Picture,
     paint_classes,
     paint_grey,
@@ -44,6 +45,8 @@ class SegmentTask:
     ----------
     supervision
         Weight of the loss at coarser levels; 0 is off.
+    contrast
+        How previews show the images.
     """
 
     kind = "finetune"
@@ -54,7 +57,9 @@ class SegmentTask:
     def __init__(
         self, model: Segmenter, table: ClassTable, config: FinetuneConfig,
         save_model: SaveModel, names: tuple[str, ...] = (), supervision: float = 0.0,
+        contrast: Contrast | None = None,
     ) -> None:
+        self.contrast = contrast or Contrast()
         self.model, self.table, self.config = model, table, config
         self.save_model, self.names, self.supervision = save_model, names, supervision
         parts: dict[str, nn.Module] = {"model": model}
@@ -162,7 +167,8 @@ class SegmentTask:
         logits = self.model(batch["img"], batch["bbox"])[0].float()
         confidence, guess = logits.softmax(0).max(0)
         colors = [item.color for item in self.table.classes]
-        views = [to_picture(view, 0, 1) for view in batch["img"][0].float().cpu().numpy()]
+        low, high = self.contrast.of_first(batch)
+        views = [to_picture(view, low, high) for view in batch["img"][0].float().cpu().numpy()]
         row = [
             views[0], paint_classes(batch["target"][0].cpu().numpy(), colors),
             paint_classes(guess.cpu().numpy(), colors), paint_grey(confidence.cpu().numpy()),

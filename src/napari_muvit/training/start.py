@@ -17,6 +17,7 @@ from torch import nn
 from napari_muvit import __version__
 from napari_muvit.config import FinetuneConfig, PretrainConfig, RunConfig, parse_config
 from napari_muvit.data.normalize import NormalizationRule
+from napari_muvit.data.training_image import reference_pixel_size
 from napari_muvit.errors import ConfigError, MuvitError, RunError
 from napari_muvit.models.checkpoint import ModelMeta, load_model, save_model
 from napari_muvit.models.encoder import Encoder
@@ -31,6 +32,7 @@ from napari_muvit.training.loader import SampleLoader
 from napari_muvit.training.mae_task import MAETask
 from napari_muvit.training.numerics import choose_numerics, numerics_again
 from napari_muvit.training.parallel import Parallel
+from napari_muvit.training.png import Contrast
 from napari_muvit.training.run import Run
 from napari_muvit.training.segment_task import SegmentTask
 from napari_muvit.training.settings import Settings
@@ -222,6 +224,7 @@ def _build_task(
 ) -> MAETask | SegmentTask:
     dataset = images.training
     channels, ndim = dataset.n_channels, dataset.ndim
+    contrast = Contrast.of_images(images.pictures().samples.images)
 
     def save(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         save_model(folder, model, _meta(config, images, facts))
@@ -229,7 +232,7 @@ def _build_task(
     if isinstance(config, PretrainConfig):
         mae = build_mae(config, channels, ndim)
         mae.encoder.checkpoint_activations = config.activation_checkpointing
-        return MAETask(mae, config.batch_size, save, images.names)
+        return MAETask(mae, config.batch_size, save, images.names, contrast)
     table = dataset.class_table
     if table is None or not isinstance(config, FinetuneConfig):
         raise RunError("fine-tuning needs labels. Pass one label image for each image.")
@@ -238,7 +241,8 @@ def _build_task(
     weight = 1.0 if config.level_supervision is None else config.level_supervision
     # A frozen encoder cannot learn from it, and one level has no coarser one.
     is_on = dataset.fractions and not config.freeze_encoder and len(config.levels) > 1
-    return SegmentTask(model, table, config, save, images.names, weight if is_on else 0.0)
+    supervision = weight if is_on else 0.0
+    return SegmentTask(model, table, config, save, images.names, supervision, contrast)
 
 
 def _meta(config: RunConfig, images: RunImages, facts: dict[str, Any]) -> ModelMeta:
@@ -248,7 +252,7 @@ def _meta(config: RunConfig, images: RunImages, facts: dict[str, Any]) -> ModelM
     return ModelMeta(
         kind="mae" if isinstance(config, PretrainConfig) else "segmenter",
         crop_size=images.training.samples.size, scaled_axes=config.scaled_axes,
-        pixel_size=tuple(first.pixel_size[0]) if first.pixel_size else None,
+        pixel_size=reference_pixel_size(images.pyramids),
         normalization=NormalizationRule.from_config(config).to_dict(),
         classes=None if table is None else table.to_dict(),
         channel_names=tuple(first.channel_names) if first.channel_names else None,
@@ -291,9 +295,11 @@ def _run(ready: _Ready, folder: RunFolder) -> Run:
         validation = SampleLoader(
             ready.images.validation, config.batch_size, 0, parallel, limit=config.val_samples)
         count = -(-config.val_samples // config.batch_size)
+    pictures = SampleLoader(ready.images.pictures(), config.batch_size, 0, parallel)
     engine = Engine(
         ready.task, settings, folder, loader, validation, count, ready.numerics, parallel,
         control, tuple(ready.warnings), ready.watchers(folder), ready.last_check(),
+        pictures,
     )
     engine.load()
     return Run(engine.events(), folder.path, control)
