@@ -17,6 +17,8 @@ from napari_muvit import api
 from napari_muvit.data.annotations import AnnotationStore
 from napari_muvit.plugin import engine
 
+WAIT_MS = 60_000
+
 SHAPE = (900, 1200)
 
 
@@ -103,7 +105,7 @@ def test_stroke_is_on_disk_by_itself(
     assert layer.selected_label == 2
     np.testing.assert_allclose(layer.scale, 2)
     paint(layer, slice(10, 20), slice(30, 60), 2)
-    qtbot.waitUntil(is_saved(store_path(image_path), {2: 10 * 30 * 4}), timeout=2000)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 10 * 30 * 4}), timeout=WAIT_MS)
     assert widget.list.count() == 1
     assert "slide_annotations" in widget.note.text()
 
@@ -115,7 +117,7 @@ def test_pixels_set_without_an_event_are_saved_by_the_timer(
     widget.here.click()
     layer = viewer.layers.selection.active
     layer.data[5:9, 5:9] = 1
-    qtbot.waitUntil(is_saved(store_path(image_path), {1: 16}), timeout=3000)
+    qtbot.waitUntil(is_saved(store_path(image_path), {1: 16}), timeout=WAIT_MS)
 
 
 def test_brush_drawn_with_the_mouse_is_one_stroke(
@@ -133,7 +135,7 @@ def test_brush_drawn_with_the_mouse_is_one_stroke(
     drag_mouse(canvas_of(widget), [(0, 0), (20, 0), (40, 10), (60, 0)], between)
     painted = int(np.count_nonzero(layer.data))
     assert painted > 9 * 40
-    qtbot.waitUntil(is_saved(store_path(image_path), {2: painted}), timeout=2000)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: painted}), timeout=WAIT_MS)
     widget.undo.click()
     assert not layer.data.any()
 
@@ -158,7 +160,7 @@ def test_undo_and_redo_by_button_and_key(
     paint(layer, slice(20, 30), slice(0, 10), 1)
     widget.undo.click()
     assert not layer.data[20:30].any()
-    qtbot.waitUntil(is_saved(store_path(image_path), {2: 100}), timeout=2000)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 100}), timeout=WAIT_MS)
     widget.redo.click()
     assert (layer.data[20:30, :10] == 1).all()
     keys = {str(key): action for key, action in layer.keymap.items()}
@@ -209,11 +211,11 @@ def test_balance_is_shown(viewer: Any, widget: Any, qtbot: Any) -> None:
     widget.level.setCurrentText("level 1")
     widget.here.click()
     layer = viewer.layers.selection.active
-    qtbot.waitUntil(lambda: widget.balance.text() != "")
+    qtbot.waitUntil(lambda: widget.balance.text() != "", timeout=WAIT_MS)
     assert "Nothing is annotated" in widget.balance.text()
     paint(layer, slice(0, 10), slice(0, 30), 1)
     paint(layer, slice(10, 20), slice(0, 10), 2)
-    qtbot.waitUntil(lambda: widget.classes.rows.item(0, 2).text() == "75.0%")
+    qtbot.waitUntil(lambda: widget.classes.rows.item(0, 2).text() == "75.0%", timeout=WAIT_MS)
     assert widget.classes.rows.item(1, 2).text() == "25.0%"
     assert widget.balance.text() == ""
 
@@ -229,9 +231,9 @@ def test_windows_come_back_with_the_image(
     viewer.layers.clear()
     assert widget.list.count() == 0
     viewer.open(str(image_path), plugin="napari")
-    qtbot.waitUntil(lambda: widget.list.count() == 1)
+    qtbot.waitUntil(lambda: widget.list.count() == 1, timeout=WAIT_MS)
     item = widget.list.item(0)
-    qtbot.waitUntil(lambda: not item.icon().isNull())
+    qtbot.waitUntil(lambda: not item.icon().isNull(), timeout=WAIT_MS)
     viewer.scene.camera.zoom = 40
     widget.jump.click()
     again = viewer.layers.selection.active
@@ -254,7 +256,7 @@ def test_strokes_are_saved_after_the_dock_is_closed(
     widget.deleteLater()
     qtbot.wait(50)
     paint(layer, slice(0, 10), slice(0, 10), 2)
-    qtbot.waitUntil(is_saved(store_path(image_path), {2: 100}), timeout=2000)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 100}), timeout=WAIT_MS)
     again = open_widget("MuViT: Annotate")
     assert again.list.count() == 1
     assert again.session.windows["window 1"].layer == layer
@@ -315,7 +317,7 @@ def test_shapes_are_painted(
     viewer.layers.selection.active = shapes
     widget.classes.choose(2)
     widget.files.import_shapes()
-    qtbot.waitUntil(lambda: widget.files.job is None)
+    qtbot.waitUntil(lambda: widget.files.job is None, timeout=WAIT_MS)
     assert "2 areas" in widget.note.text()
     with AnnotationStore(store_path(image_path), writable=False) as store:
         found = store.read(1, (0, 0), SHAPE)
@@ -330,7 +332,7 @@ def test_labels_layers_are_painted_as_classes_and_as_objects(
     labels[10:20, 10:20] = 7
     layer = viewer.add_labels(labels, scale=(4, 4), translate=(1.5, 1.5))
     widget.files.import_labels()
-    qtbot.waitUntil(lambda: widget.files.job is None)
+    qtbot.waitUntil(lambda: widget.files.job is None, timeout=WAIT_MS)
     assert 7 in widget.classes.table.values
     is_saved(store_path(image_path), {7: 1600})()
     viewer.layers.selection.active = layer
@@ -339,7 +341,7 @@ def test_labels_layers_are_painted_as_classes_and_as_objects(
     assert "objects of one class" in notices[-1]
     widget.classes.choose(2)
     widget.files.import_objects()
-    qtbot.waitUntil(lambda: widget.files.job is None)
+    qtbot.waitUntil(lambda: widget.files.job is None, timeout=WAIT_MS)
     is_saved(store_path(image_path), {2: 1600})()
     viewer.layers.selection.active = viewer.layers[0]
     widget.files.import_objects()
@@ -358,11 +360,11 @@ def test_geojson_goes_in_and_out(
         "properties": {"classification": {"name": "Tumor", "color": [200, 0, 0]}},
     }]))
     widget.files.import_geojson(path=str(path))
-    qtbot.waitUntil(lambda: widget.files.job is None)
+    qtbot.waitUntil(lambda: widget.files.job is None, timeout=WAIT_MS)
     assert "Tumor" in widget.classes.table.names
     out = tmp_path / "out.geojson"
     widget.files.export_geojson(path=str(out))
-    qtbot.waitUntil(lambda: widget.files.job is None)
+    qtbot.waitUntil(lambda: widget.files.job is None, timeout=WAIT_MS)
     (feature,) = json.loads(out.read_text())["features"]
     assert sorted(feature["geometry"]["coordinates"][0]) == sorted(square[0])
 
@@ -403,8 +405,9 @@ def test_full_disk_is_said_and_mended(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
         paint(layer, slice(0, 10), slice(0, 10), 2)
-        qtbot.waitUntil(lambda: "Not saved yet: No space left" in widget.note.text())
-    qtbot.waitUntil(lambda: widget.note.text() == "Saved.", timeout=5000)
+        qtbot.waitUntil(
+            lambda: "Not saved yet: No space left" in widget.note.text(), timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: widget.note.text() == "Saved.", timeout=WAIT_MS)
     is_saved(store_path(image_path), {2: 100})()
 
 
@@ -422,12 +425,12 @@ def test_instant_prediction_follows_strokes_and_view(
     widget.here.click()
     window = viewer.layers.selection.active
     widget.instant.switch.setChecked(True)
-    qtbot.waitUntil(lambda: "two classes" in widget.instant.note.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "two classes" in widget.instant.note.text(), timeout=WAIT_MS)
     assert notices == []
     paint(window, slice(100, 120), slice(50, 100), 1)
     paint(window, slice(100, 120), slice(400, 450), 2)
     name = "tissue: instant prediction"
-    qtbot.waitUntil(lambda: name in viewer.layers, timeout=20_000)
+    qtbot.waitUntil(lambda: name in viewer.layers, timeout=WAIT_MS)
     found = viewer.layers[name]
     assert viewer.layers.index(found) < viewer.layers.index(window)
     assert viewer.layers.selection.active == window
@@ -437,7 +440,7 @@ def test_instant_prediction_follows_strokes_and_view(
     # A correction changes the answer.
     paint(window, slice(100, 120), slice(50, 100), 2)
     paint(window, slice(100, 120), slice(400, 450), 1)
-    qtbot.waitUntil(lambda: found.data[tuple(low)] == 2, timeout=20_000)
+    qtbot.waitUntil(lambda: found.data[tuple(low)] == 2, timeout=WAIT_MS)
     widget.instant.next.click()
     widget.instant.switch.setChecked(False)
     assert name not in viewer.layers
@@ -450,7 +453,7 @@ def test_instant_prediction_that_fails_is_said_and_switched_off(
     widget.here.click()
     widget.instant.folder.set_path(str(tmp_path / "no_such_run"))
     widget.instant.switch.setChecked(True)
-    qtbot.waitUntil(lambda: notices != [], timeout=20_000)
+    qtbot.waitUntil(lambda: notices != [], timeout=WAIT_MS)
     assert "no_such_run" in notices[0]
     assert not widget.instant.switch.isChecked()
 
@@ -467,7 +470,7 @@ def test_all_annotations_are_shown_and_follow(
     assert not shown.editable
     assert shown.multiscale
     paint(window, slice(0, 64), slice(0, 64), 2)
-    qtbot.waitUntil(lambda: np.asarray(shown.data[-1]).any(), timeout=5000)
+    qtbot.waitUntil(lambda: np.asarray(shown.data[-1]).any(), timeout=WAIT_MS)
     assert np.asarray(shown.data[0][:900, :1200]).sum() == 2 * 64 * 64
     viewer.layers.remove(shown)
     assert not widget.overview.isChecked()
@@ -486,6 +489,6 @@ def test_console_opens_a_window(viewer: Any, image_path: Path, qtbot: Any) -> No
     viewer.reset_view()
     layer = open_annotation_window(viewer, level=4)
     paint(layer, slice(0, 10), slice(0, 10), 2)
-    qtbot.waitUntil(is_saved(store_path(image_path), {2: 1600}), timeout=5000)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 1600}), timeout=WAIT_MS)
     again = open_annotation_window(viewer, level=1)
     assert (again.data[:40, :40] == 2).all()

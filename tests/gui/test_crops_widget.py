@@ -11,6 +11,8 @@ from qtpy.QtGui import QGuiApplication
 
 from napari_muvit.plugin.crops_layer import LAYER_NAME
 
+WAIT_MS = 60_000
+
 
 @pytest.fixture
 def image() -> np.ndarray:
@@ -37,7 +39,7 @@ def test_shows_boxes_thumbnails_and_table(
     widget = open_widget("MuViT: Crops")
     widget.levels_edit.setText("1, 2, 4")
     widget.levels_edit.editingFinished.emit()
-    qtbot.waitUntil(has_thumbnails(widget, 3))
+    qtbot.waitUntil(has_thumbnails(widget, 3), timeout=WAIT_MS)
     layer = viewer.layers[LAYER_NAME]
     assert len(layer.data) == 3
     assert list(layer.features["level"]) == ["level 1", "level 2", "level 4"]
@@ -56,7 +58,7 @@ def widget(
     widget.size.setValue(64)
     widget.levels_edit.setText("1, 2")
     widget.levels_edit.editingFinished.emit()
-    qtbot.waitUntil(has_thumbnails(widget, 2))
+    qtbot.waitUntil(has_thumbnails(widget, 2), timeout=WAIT_MS)
     return widget
 
 
@@ -94,6 +96,7 @@ def test_inner_box_is_dragged_and_the_image_is_not(viewer: Any, widget: Any) -> 
     assert camera.mouse_pan == event_free
 
 
+@pytest.mark.one_viewer
 def test_dragging_elsewhere_pans(viewer: Any, widget: Any) -> None:
     widget.move_to((300, 300))
     path = [mouse("mouse_press", 50, 50), mouse("mouse_move", 80, 90)]
@@ -108,6 +111,7 @@ def test_follows_the_cursor_inside_the_image(viewer: Any, widget: Any) -> None:
     assert np.allclose(widget.choice.center, (150, 799.5))
 
 
+@pytest.mark.one_viewer
 def test_wrong_levels_are_said_and_put_back(
     viewer: Any, widget: Any, notices: list[str]
 ) -> None:
@@ -118,15 +122,17 @@ def test_wrong_levels_are_said_and_put_back(
     assert widget.levels_edit.text() == "1, 2"
 
 
+@pytest.mark.one_viewer
 def test_slider_and_table(viewer: Any, widget: Any, qtbot: Any) -> None:
     widget.levels_slider.setValue((0, 1, 3))
     assert widget.levels_edit.text() == "1, 2, 8"
     assert widget.table.rowCount() == 3
     widget.size.setValue(100)
     assert widget.choice.size == 96
-    qtbot.waitUntil(has_thumbnails(widget, 3))
+    qtbot.waitUntil(has_thumbnails(widget, 3), timeout=WAIT_MS)
 
 
+@pytest.mark.one_viewer
 def test_copied_code_names_the_place(widget: Any) -> None:
     widget.move_to((120, 130))
     widget.copy.click()

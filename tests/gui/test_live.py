@@ -77,7 +77,7 @@ def test_live_ends_with_its_layer(
 ) -> None:
     start_live(widget, viewer, qtbot)
     viewer.layers.remove(LIVE)
-    qtbot.waitUntil(lambda: widget.session is None)
+    qtbot.waitUntil(lambda: widget.session is None, timeout=WAIT_MS)
     assert not widget.live.isChecked()
     assert notices == []
 
@@ -261,7 +261,7 @@ def test_image_of_other_channels_is_refused(
     widget.picker.choose("colours")
     for button in (widget.live, widget.view, widget.whole):
         button.click()
-    qtbot.waitUntil(lambda: len(notices) == 3)
+    qtbot.waitUntil(lambda: len(notices) == 3, timeout=WAIT_MS)
     assert all("3 channels" in notice for notice in notices)
     assert not widget.live.isChecked()
     assert widget.view.isEnabled()

@@ -10,6 +10,8 @@ import pytest
 
 from napari_muvit.errors import CheckpointError
 
+WAIT_MS = 60_000
+
 IMAGE = np.random.default_rng(1).integers(0, 255, (300, 400), dtype=np.uint8)
 
 
@@ -18,7 +20,7 @@ def widget(viewer: Any, open_widget: Any, backend: Any, qtbot: Any) -> Any:
     viewer.add_image(IMAGE, name="tissue", scale=(0.5, 0.5), units=("um", "um"))
     widget = open_widget("MuViT: Predict")
     widget.folder.set_path("run")
-    qtbot.waitUntil(lambda: widget.model is not None)
+    qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
     return widget
 
 
@@ -35,7 +37,7 @@ def test_buttons_wait_for_a_model(viewer: Any, open_widget: Any, backend: Any) -
 
 def test_view(viewer: Any, widget: Any, qtbot: Any) -> None:
     widget.view.click()
-    qtbot.waitUntil(lambda: is_idle(widget))
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
     layer = viewer.layers["tissue: prediction in view"]
     top, left = (round(2 * value) for value in layer.data_to_world((0, 0)))
     height, width = layer.data.shape
@@ -49,7 +51,7 @@ def test_view(viewer: Any, widget: Any, qtbot: Any) -> None:
 def test_whole_image(viewer: Any, widget: Any, qtbot: Any, tmp_path: Path) -> None:
     widget.output.set_path(str(tmp_path / "labels.ome.zarr"))
     widget.whole.click()
-    qtbot.waitUntil(lambda: is_idle(widget))
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
     layer = viewer.layers["tissue: prediction"]
     assert np.array_equal(np.asarray(layer.data), 1 + (IMAGE > 127))
     assert "labels.ome.zarr" in widget.note.text()
@@ -63,7 +65,7 @@ def test_cancel(viewer: Any, widget: Any, backend: Any, qtbot: Any, tmp_path: Pa
     assert not widget.whole.isEnabled()
     widget.cancel.click()
     backend.hold.set()
-    qtbot.waitUntil(lambda: is_idle(widget))
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
     assert "tissue: prediction" not in viewer.layers
     assert "Cancelled" in widget.note.text()
 
@@ -78,7 +80,7 @@ def test_failure_is_said_and_buttons_return(
     backend.failure = failure
     widget.output.set_path(str(tmp_path / "labels.ome.zarr"))
     widget.whole.click()
-    qtbot.waitUntil(lambda: is_idle(widget))
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
     assert len(notices) == 1
     assert notices[0].endswith(".")
     assert widget.progress.value() <= 0
@@ -89,7 +91,7 @@ def test_model_that_cannot_be_loaded(
 ) -> None:
     backend.failure = CheckpointError("the model is damaged.")
     widget.folder.set_path("other")
-    qtbot.waitUntil(lambda: bool(notices))
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
     assert notices == ["the model is damaged."]
     assert is_idle(widget)
 
@@ -101,6 +103,6 @@ def test_layer_removed_while_predicting(
     widget.view.click()
     viewer.layers.clear()
     backend.hold.set()
-    qtbot.waitUntil(lambda: widget.job is None)
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
     assert notices == []
     assert not widget.view.isEnabled()

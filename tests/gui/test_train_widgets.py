@@ -188,7 +188,7 @@ def test_failure_in_the_thread_is_said(
     widget.sources.add_layer.click()
     widget.detached.setChecked(False)
     widget.start.click()
-    qtbot.waitUntil(lambda: is_idle(widget))
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
     assert notices == ["the disk is full."]
     assert widget.start.isEnabled()
 
