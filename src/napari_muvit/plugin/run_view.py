@@ -18,8 +18,9 @@ from napari_muvit.plugin.runs import Curve, RunPicture, read_run
 REFRESH_MS = 1000
 CURVE_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442")
 CURVE_HEIGHT = 150
+RATE_HEIGHT = 100
 FEW_POINTS = 30
-AXIS_WIDTH = 46
+AXIS_WIDTH = 50
 
 
 class Curves(QWidget):  # type: ignore[misc]
@@ -38,6 +39,8 @@ class Curves(QWidget):  # type: ignore[misc]
         axis = self.plot.getAxis("left")
         axis.enableAutoSIPrefix(False)
         axis.setWidth(AXIS_WIDTH)
+        # Room above and below, so that the first and last numbers of the axis are whole.
+        self.plot.getViewBox().setDefaultPadding(0.12)
         _own_menus(self.plot)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -97,7 +100,7 @@ class RunView(QWidget):  # type: ignore[misc]
             "On validation crops. Dice: overlap of prediction and labels for each class, from 0 "
             "to 1; mDSC: its mean over the classes.",
         )
-        self.rates = Curves("Learning rate", CURVE_HEIGHT // 2, "Size of the optimizer's steps.")
+        self.rates = Curves("Learning rate", RATE_HEIGHT, "Size of the optimizer's steps.")
         self.preview = QLabel()
         self.preview.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.preview.setToolTip(
