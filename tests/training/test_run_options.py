@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import types
-
 import pytest
 import torch
 
 from napari_muvit.errors import MissingExtraError
 from napari_muvit.models.checkpoint import load_model
-from napari_muvit.training import find_model, start_finetune, start_pretrain
+from napari_muvit.training import find_model, resume_run, start_finetune, start_pretrain
 from napari_muvit.training.events import (
     CheckpointEvent,
     EpochEvent,
@@ -18,7 +16,6 @@ from napari_muvit.training.events import (
     ValidationEvent,
 )
 from napari_muvit.training.folder import RunFolder
-from napari_muvit.training.tensorboard import TensorBoardWatcher
 
 
 def final(options, start=start_pretrain):
@@ -150,14 +147,37 @@ def test_tensorboard_is_refused_by_name_where_missing(pretrain_options, monkeypa
     assert not (tmp_path / "pre").exists()
 
 
-def test_tensorboard_gets_losses_metrics_and_previews(pretrain_options, tmp_path):
-    scalars, pictures = [], []
-    writer = types.SimpleNamespace(
-        add_scalar=lambda name, value, step: scalars.append((name, step)),
-        add_image=lambda name, picture, step, dataformats: pictures.append(picture.shape))
-    watch = TensorBoardWatcher(tmp_path, writer)
-    for event in start_pretrain({**pretrain_options, "steps": 2}):
-        watch(event)
-    assert ("train/loss", 2) in scalars
-    assert ("val/loss", 2) in scalars
-    assert pictures[0] == (16 * 2 + 4, 16 * 3 + 8, 3)
+def read_tensorboard(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    steps = {name: [s.step for s in found.Scalars(name)] for name in found.Tags()["scalars"]}
+    return found, steps
+
+
+def test_tensorboard_gets_losses_metrics_and_previews(pretrain_options):
+    options = {**pretrain_options, "tensorboard": True, "steps": 3}
+    run = start_pretrain(options)
+    losses = [event.loss for event in run if isinstance(event, StepEvent)]
+    found, steps = read_tensorboard(run.folder / "tensorboard")
+    assert steps["train/loss"] == steps["train/learning_rate"] == [1, 2, 3]
+    assert steps["val/loss"] == [3]
+    assert [s.value for s in found.Scalars("train/loss")] == pytest.approx(losses)
+    picture = found.Images("preview")[-1]
+    assert (picture.step, picture.height, picture.width) == (3, 16 * 2 + 4, 16 * 3 + 8)
+
+
+def test_tensorboard_leaves_out_what_a_resumed_run_did_again(pretrain_options):
+    options = {**pretrain_options, "tensorboard": True, "steps": 8, "checkpoint_every": 4,
+               "validate_every": 6}
+    run = start_pretrain(options)
+    next(event for event in run if isinstance(event, ValidationEvent))  # past the checkpoint
+    run.close()
+    _, steps = read_tensorboard(run.folder / "tensorboard")
+    assert steps["train/loss"] == [1, 2, 3, 4, 5, 6]
+    resume_run(run.folder).wait()
+    _, steps = read_tensorboard(run.folder / "tensorboard")
+    assert steps["train/loss"] == list(range(1, 9))
+    assert steps["val/loss"] == [6, 8]
+

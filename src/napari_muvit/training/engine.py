@@ -375,6 +375,8 @@ class Engine:
         if self.parallel.is_main:
             with suppress(OSError) if error is not None else nullcontext():
                 self.recorder.write(event)
+                for watch in self.watchers:
+                    watch(event)
         yield event
         if problem is not None:
             raise disk_error(problem, self.folder.path) from problem

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from napari_muvit.errors import require_extra
-from napari_muvit.training.events import Event, PreviewEvent, StepEvent, ValidationEvent
+from napari_muvit.training.events import (
+    CheckpointEvent,
+    Event,
+    FinishedEvent,
+    PreviewEvent,
+    StepEvent,
+    ValidationEvent,
+)
+
+OpenWriter = Callable[[str, int], Any]
 
 
 def check_tensorboard() -> None:
@@ -25,29 +35,49 @@ def check_tensorboard() -> None:
 class TensorBoardWatcher:
     """Writes losses, rates, metrics and previews of a run into `folder`.
 
+    After a resume, what an earlier process wrote past the checkpoint is marked to be left out.
+
     Parameters
     ----------
-    writer
-        Something with ``add_scalar`` and ``add_image``; by default torch's writer.
+    open_writer
+        ``(folder, purge_step)``: something with the methods of torch's ``SummaryWriter``.
     """
 
-    def __init__(self, folder: Path, writer: Any = None) -> None:
-        if writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer = SummaryWriter(str(folder))
-        self._writer = writer
+    def __init__(self, folder: Path, open_writer: OpenWriter | None = None) -> None:
+        self._folder, self._open = folder, open_writer or _summary_writer
+        self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
         """Write what `event` tells."""
         if isinstance(event, StepEvent):
-            self._writer.add_scalar("train/loss", event.loss, event.step)
-            self._writer.add_scalar("train/learning_rate", event.learning_rate, event.step)
+            writer = self._ready(event.step)
+            writer.add_scalar("train/loss", event.loss, event.step)
+            writer.add_scalar("train/learning_rate", event.learning_rate, event.step)
         elif isinstance(event, ValidationEvent):
+            writer = self._ready(event.step + 1)
             for name, value in event.metrics.items():
-                self._writer.add_scalar(f"val/{name}", value, event.step)
+                writer.add_scalar(f"val/{name}", value, event.step)
+            writer.flush()
         elif isinstance(event, PreviewEvent):
             import imagecodecs
 
             picture = imagecodecs.png_decode(event.path.read_bytes())
-            self._writer.add_image("preview", picture, event.step, dataformats="HWC")
+            writer = self._ready(event.step + 1)
+            writer.add_image("preview", picture, event.step, dataformats="HWC")
+        elif isinstance(event, CheckpointEvent) and self._writer is not None:
+            self._writer.flush()
+        elif isinstance(event, FinishedEvent) and self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _ready(self, purge_step: int) -> Any:
+        """The writer; earlier records from `purge_step` on do not count."""
+        if self._writer is None:
+            self._writer = self._open(str(self._folder), purge_step)
+        return self._writer
+
+
+def _summary_writer(folder: str, purge_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder, purge_step=purge_step)
