@@ -14,7 +14,7 @@ import pytest
 from napari_muvit.data.convert import LOG_NAME, ConvertEvent, convert
 from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
-from napari_muvit.errors import InputError, RunExistsError, SourceNotFoundError
+from napari_muvit.errors import InputError, LockedError, RunExistsError, SourceNotFoundError
 
 NOISE = np.random.default_rng(3).integers(0, 256, (3, 150, 210)).astype(np.uint8)
 
@@ -63,6 +63,20 @@ def test_interrupted_conversions_go_on(tmp_path: Path, monkeypatch: pytest.Monke
         a, b = open_pyramid(whole), open_pyramid(part)
         np.testing.assert_array_equal(a.read(index, (0, 0), a.shapes[index]),
                                       b.read(index, (0, 0), b.shapes[index]))
+
+
+def test_one_process_writes_an_output(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out.zarr"
+    first, second = convert(NOISE, out, chunk=32), convert(NOISE, out, chunk=32)
+    next(first)
+    with pytest.raises(LockedError, match="open for writing"):
+        list(second)
+    late = convert(NOISE, out, chunk=32)
+    list(first)
+    with pytest.raises(RunExistsError, match="holds something already"):
+        list(late)
+    assert [path.name for path in out.parent.iterdir()] == ["out.zarr"]
+    np.testing.assert_array_equal(open_pyramid(out).read(0, (0, 0), (150, 210)), NOISE)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_muvit.data.crop import read_region
+from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
 from napari_muvit.data.pyramid import Pyramid, open_pyramid
 from napari_muvit.errors import InputError, RunExistsError
@@ -96,6 +97,8 @@ def convert(
     ------
     RunExistsError
         If `output` holds something other than this conversion, unfinished.
+    LockedError
+        While iterating, if another process is writing `output`.
     SourceError, InputError
     """
     factors = parse_levels(levels)
@@ -112,7 +115,7 @@ def convert(
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; at least one thread is needed. Pass 1 or more.")
     _check_output(job)
-    return _run(job, workers or min(4, os.cpu_count() or 1))
+    return _run_alone(job, workers or min(4, os.cpu_count() or 1))
 
 
 def _open_all(source: Any, channels: Any, t: Any, z: Any, image: str | int | None) -> Pyramid:
@@ -157,6 +160,14 @@ def _write_log(log: Path, rows: list[dict[str, Any]]) -> None:
     beside = log.with_suffix(".new")
     beside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     beside.replace(log)
+
+
+def _run_alone(job: _Job, workers: int) -> Iterator[ConvertEvent]:
+    """The conversion, while no other process writes the same output."""
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    with WriterLock(job.output.with_name(f".{job.output.name}.lock"), str(job.output)):
+        _check_output(job)  # another process may have finished it since
+        yield from _run(job, workers)
 
 
 def _run(job: _Job, workers: int) -> Iterator[ConvertEvent]:
