@@ -311,6 +311,15 @@ def test_advice_is_given_for_levels_that_leave_the_image():
     assert not source().advice
 
 
+def test_labels_of_one_class_are_warned_of():
+    image = np.random.default_rng(0).random((2, *SHAPE)).astype(np.float32)
+    one, = source(np.zeros(SHAPE, np.uint8), finetune(levels=(1,)), image).advice
+    assert "one class only, 'background'" in one
+    two = np.zeros(SHAPE, np.uint8)
+    two[:50] = 1
+    assert source(two, finetune(levels=(1,)), image).advice == []
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "words", "kind"),
     [

@@ -120,6 +120,11 @@ class SampleSource:
             advice for p in pyramids
             if (advice := advise_levels(p, config.levels, self.size, self.scaled_axes))
         ]
+        if self.class_table is not None and len(self.class_table.values) == 1:
+            self.advice.append(
+                f"the labels hold one class only, {self.class_table.classes[0].name!r}, so there "
+                "is nothing to tell apart. Label a second one, background for example."
+            )
         self.images: tuple[TrainingImage, ...] = prepare_images(
             pyramids, labels, self.class_table, config, self.size, self.scaled_axes, split,
             pixel_size,
