@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import shutil
 import signal
@@ -84,6 +86,23 @@ def test_records_that_cannot_be_written(options, monkeypatch):
     with pytest.raises(RunError, match="the disk is full"):
         list(run)
     assert load_model(find_model(options["output"])) is not None
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(options, monkeypatch):
+    from napari_muvit.training import state
+
+    run = start_pretrain(options)
+    step_to(run, 3)
+
+    class FullDisk(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 2000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(state, "open_whole", lambda path: contextlib.closing(FullDisk()))
+    with pytest.raises(RunError, match="the disk is full"):
+        list(run)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")

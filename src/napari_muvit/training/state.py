@@ -59,7 +59,11 @@ def save_state(path: Path, state: TrainingState) -> None:
     }
     path.parent.mkdir(exist_ok=True)
     with open_whole(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch reports a failed write in words of its own
+            cause = error.__context__
+            raise (cause if isinstance(cause, OSError) else error) from error
 
 
 def load_state(path: Path) -> TrainingState:
