@@ -39,8 +39,8 @@ class Curves(QWidget):  # type: ignore[misc]
         axis = self.plot.getAxis("left")
         axis.enableAutoSIPrefix(False)
         axis.setWidth(AXIS_WIDTH)
-        # Room above and below, so that the first and last numbers of the axis are whole.
-        self.plot.getViewBox().setDefaultPadding(0.12)
+        # Room above, so that the last number of the axis is whole.
+        self.plot.getPlotItem().setContentsMargins(0, 8, 0, 0)
         _own_menus(self.plot)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
