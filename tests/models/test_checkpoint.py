@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from napari_muvit.errors import CheckpointError
+from napari_muvit.models import checkpoint
 from napari_muvit.models.checkpoint import ModelMeta, load_model, save_model, save_official
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.mae import MAE
@@ -213,3 +216,17 @@ def test_a_lost_config_is_restored_from_the_weights(tmp_path: Path):
     loaded = load_model(tmp_path)
     assert loaded.meta == ModelMeta("encoder", **META)
     assert same_weights(loaded, model)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    save_model(tmp_path, models()["encoder"], ModelMeta("encoder"))
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="space") as caught:
+        save_model(tmp_path, models()["encoder"], ModelMeta("encoder"))
+    assert caught.value.errno == errno.ENOSPC
+    assert load_model(tmp_path) is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.yaml", "model.safetensors"]

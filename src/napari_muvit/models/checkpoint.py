@@ -8,6 +8,8 @@ their place and renamed, so that a crash leaves the previous ones whole.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -91,8 +93,19 @@ def save_model(folder: str | Path, model: nn.Module, meta: ModelMeta) -> None:
     }
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     metadata = {"config": text}  # one entry: safetensors writes several in any order
-    replace_file(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata))
+    replace_file(folder / WEIGHTS_FILE, lambda path: _write_tensors(path, tensors, metadata))
     replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # holds the system's error as text only
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
