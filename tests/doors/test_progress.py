@@ -12,6 +12,7 @@ from napari_muvit.doors.commands import print_areas, show_events
 from napari_muvit.doors.progress import ProgressPrinter, finished_text, left
 from napari_muvit.doors.shell import duration
 from napari_muvit.inference.events import FinishedEvent
+from napari_muvit.training.events import FinishedEvent as RunFinished
 
 
 @dataclass
@@ -63,3 +64,10 @@ def test_the_end_of_a_prediction_is_told_as_it_is(
     assert words in finished_text(event)
     assert show_events("predict", [event]) == status
     assert words in capsys.readouterr().err
+
+
+def test_a_failure_is_left_to_the_error_that_follows(capsys: pytest.CaptureFixture[str]) -> None:
+    for reason in ("failed", "early"):
+        ended = RunFinished(step=3, folder=Path("RUN"), reason=reason, metrics={}, message="why")
+        ProgressPrinter("train").show(ended)
+    assert capsys.readouterr().err == "train: why\n"

@@ -78,7 +78,8 @@ class ProgressPrinter:
         self._line(f"step {event.step} stopping; writing a checkpoint")
 
     def _show_FinishedEvent(self, event: Any) -> None:
-        if getattr(event, "message", ""):
+        is_failed = getattr(event, "reason", "") == "failed"  # the error that follows says it
+        if getattr(event, "message", "") and not is_failed:
             self._line(event.message)
         if hasattr(event, "output"):
             self._line(finished_text(event))
