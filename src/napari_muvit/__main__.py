@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from napari_muvit import __version__
-from napari_muvit.doors import commands, doctor, init
+from napari_muvit.doors import commands, doctor, init, probe
 from napari_muvit.doors.shell import run_command
 from napari_muvit.errors import ConfigError, nearest_name
 
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "train": _train,
     "predict": commands.predict,
     "evaluate": commands.evaluate,
+    "probe": probe.probe,
     "export": commands.export,
     "doctor": doctor.doctor,
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from napari_muvit.data.pyramid import Pyramid
+    from napari_muvit.inference.probe import ProbeScores
     from napari_muvit.inference.scores import Scores
     from napari_muvit.training.run import Run
 
@@ -210,6 +211,19 @@ def features(source: Source, model: Any, level: float = 1, **options: Any) -> da
     from napari_muvit.inference.features import features as features_lazily
 
     return features_lazily(source, model, level=level, **options)
+
+
+def probe(
+    source: Source, labels: Source, model: Any, level: float = 1, **options: Any
+) -> ProbeScores:
+    """One-vs-all ROC-AUC of a linear classifier on frozen features of one level.
+
+    See `napari_muvit.inference.probe.probe` for the options: ``test=(image, labels)`` judges
+    on another image, ``held_out=0.25`` on places of the same one.
+    """
+    from napari_muvit.inference.probe import probe as probe_features
+
+    return probe_features(source, labels, model, level, **options)
 
 
 def evaluate(
