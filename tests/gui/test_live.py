@@ -222,7 +222,13 @@ def test_features(
     alike = viewer.layers["alike, level 1"]
     assert alike.data[tuple(np.round(alike.world_to_data(place)).astype(int))] > 0.999
     widget.click.setCurrentText("what it attends to")
-    widget.show_attended(place)
+    event = SimpleNamespace(type="mouse_press", position=place, button=1, modifiers=())
+    for running in [callback(viewer, event) for callback in viewer.mouse_drag_callbacks]:
+        if running is not None:
+            next(running, None)
+            event.type = "mouse_release"
+            next(running, None)
+            event.type = "mouse_press"
     qtbot.waitUntil(lambda: "attended, level 1" in viewer.layers, timeout=WAIT_MS)
     layers = [viewer.layers[f"attended, level {level}"] for level in (1, 4)]
     assert sum(layer.data.sum() for layer in layers) == pytest.approx(1, abs=1e-4)

@@ -74,7 +74,9 @@ def test_from_sample_to_atlas_and_back(
     qtbot.waitUntil(lambda: saved_counts(store) == counts, timeout=WAIT_MS)
 
     finetune = open_widget("MuViT: Fine-tune")
-    finetune.sources.add(image, str(store))
+    finetune.sources.add_layer.click()
+    assert finetune.sources.images() == (image,)
+    assert Path(finetune.sources.label_paths()[0]).samefile(store)
     train(finetune, tmp_path / "runs" / "finetune", qtbot,
           pretrained=str(tmp_path / "runs" / "pretrain"))
 

@@ -23,6 +23,7 @@ from napari_muvit.plugin.annotate import (
 )
 from napari_muvit.plugin.label_layers import class_features
 from napari_muvit.plugin.layers import (
+    SOURCE_KEY,
     ResolvedImage,
     image_choices,
     resolve_image,
@@ -141,7 +142,7 @@ class AnnotationSession:
         layer = viewer.add_labels(
             window.labels, name=f"{self.image.name}: {window.place.name}", multiscale=False,
             opacity=0.6, **{**place, "scale": window.factor, "translate": window.offset},
-            **self._look(),
+            metadata={SOURCE_KEY: str(self.store.path)}, **self._look(),
         )
         if layer.data is not window.labels:
             window.labels = layer.data
@@ -193,7 +194,7 @@ class AnnotationSession:
         layer = viewer.add_labels(
             arrays if several else arrays[0], name=f"{self.image.name}: all annotations",
             multiscale=several, opacity=0.4, **self.image.transform.layer_kwargs(),
-            **self._look(),
+            metadata={SOURCE_KEY: str(self.store.path)}, **self._look(),
         )
         layer.editable = False
         if active is not None:
