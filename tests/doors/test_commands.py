@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from napari_muvit.config import FinetuneConfig, PretrainConfig, parse_config
 from napari_muvit.doors.doctor import examine
 from napari_muvit.doors.init import config_text, suggest_crops
 from napari_muvit.doors.shell import run_command
+from napari_muvit.errors import MuvitWarning
 
 
 @pytest.fixture
@@ -210,3 +212,23 @@ def test_a_new_config_says_which_labels_do_not_exist(image: Path) -> None:
     assert f"do not exist yet; correct 'labels' below, or make them:\n#   {guessed}" in text
     assert "do not exist" not in config_text("finetune", [str(image)], [str(image)])
     assert "do not exist" not in config_text("pretrain", [str(image)], None)
+
+
+def test_a_full_disk_as_numpy_says_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise OSError("24576 requested and 10208 written")
+
+    assert run_command(fail) == 1
+    assert "Free some space" in sentence(capsys)
+
+
+def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def warn() -> int:
+        for number in (1, 1, 2):
+            with warnings.catch_warnings():  # as libraries do, which forgets what was shown
+                warnings.simplefilter("always")
+                warnings.warn(f"plane {number}", MuvitWarning, stacklevel=1)
+        return 0
+
+    assert run_command(warn) == 0
+    assert capsys.readouterr().err.splitlines() == ["warning: plane 1", "warning: plane 2"]

@@ -22,7 +22,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     """Run `command`; its exit status, with errors of ours said in one sentence."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", MuvitWarning)
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _WarningPrinter()
         try:
             return command() or 0
         except MuvitError as error:
@@ -44,7 +44,8 @@ def describe_os_error(error: OSError) -> tuple[str, int]:
     """What the system refused, with a remedy, and the exit status; 1 where no input is to blame."""
     place = f" ({error.filename})" if error.filename else ""
     text = f"{error.strerror or error}{place}"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    is_cut = error.errno is None and "requested and" in text  # how numpy says that a disk is full
+    if error.errno in {errno.ENOSPC, errno.EDQUOT} or is_cut:
         return f"{text}. Free some space and run again.", 1
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"{text}. Check the permissions, or choose another output.", EXIT_BAD_INPUT
@@ -60,12 +61,20 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int,
-    file: TextIO | None = None, line: str | None = None,
-) -> None:
-    if issubclass(category, MuvitWarning):
-        say(f"warning: {message}")
+class _WarningPrinter:
+    """Prints each warning of ours once, however many planes or images give it."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:
+        text = str(message)
+        if issubclass(category, MuvitWarning) and text not in self._said:
+            self._said.add(text)
+            say(f"warning: {text}")
 
 
 def duration(seconds: float) -> str:
