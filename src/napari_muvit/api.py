@@ -53,6 +53,8 @@ _HOMES = {
     "napari_muvit.inference.live": ("LivePrediction",),
     "napari_muvit.inference.scores": ("Scores",),
     "napari_muvit.inference.cohort": ("predict_images",),
+    "napari_muvit.inference.probe": ("ProbeScores",),
+    "napari_muvit.inference.probe_images": ("probe_images",),
     "napari_muvit.inference.attention_view": ("AttentionView", "attention_view"),
     "napari_muvit.geometry": (
         "crop_extents", "default_boxes", "level_scales", "parse_levels", "place_boxes",
