@@ -8,6 +8,8 @@ Trains tiny models for the widgets to show; takes a few minutes.
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import Any
 
 import napari
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 from qtpy.QtWidgets import QApplication
 from skimage.color import rgb2hed
 from skimage.data import immunohistochemistry
@@ -24,6 +26,9 @@ from skimage.data import immunohistochemistry
 from napari_muvit import api
 
 SIZE = (1280, 800)
+CURVES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00")
+FLAT, MIXED = 64, 144
+"""Colours of a picture: those of most pixels as they are, and some for all others."""
 TINY = {
     "levels": (1, 4), "crop_size": (64,), "preset": "tiny", "batch_size": 4, "tissue": "none",
     "val_fraction": 0.2, "validate_every": 20, "preview_every": 20, "seed": 0,
@@ -113,7 +118,11 @@ def show_features(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
     wait(20, lambda: widget.model is not None)
     widget.compute.click()
     wait(120, lambda: widget.job is None)
-    viewer.layers["features, level 4"].visible = False
+    for layer in viewer.layers:
+        layer.visible = not layer.name.startswith("features")
+    widget.click.setCurrentText("what it attends to")
+    widget.show_attended((128.0, 128.0))
+    wait(20, lambda: "attended, level 1" in viewer.layers)
     wait(1)
 
 
@@ -145,9 +154,20 @@ def picture(name: str, theme: str, paths: dict[str, str], output: Path) -> None:
     WIDGETS[name](viewer, widget, paths)
     file = name.split(": ")[1].lower().replace(" ", "_").replace("-", "_")
     shot = Image.fromarray(viewer.screenshot(canvas_only=False)[..., :3])
-    shot.quantize(256, dither=Image.Dither.NONE).save(output / f"{file}_{theme}.png", optimize=True)
+    few_colours(shot).save(output / f"{file}_{theme}.png", optimize=True)
     viewer.close()
     wait(0.2)
+
+
+def few_colours(shot: Image.Image) -> Image.Image:
+    """The picture in a palette, so that its file is small; widgets and curves keep theirs."""
+    counted = sorted(shot.getcolors(shot.width * shot.height), reverse=True)
+    palette = [ImageColor.getrgb(name) for name in CURVES] + [rgb for _, rgb in counted[:FLAT]]
+    mixed = shot.quantize(MIXED).getpalette() or []
+    values = [value for rgb in palette for value in rgb] + mixed[: 3 * MIXED]
+    holder = Image.new("P", (1, 1))
+    holder.putpalette(values)
+    return shot.quantize(palette=holder, dither=Image.Dither.NONE)
 
 
 def main() -> None:
@@ -155,14 +175,22 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="*", help="names of widgets, such as Crops")
     given = parser.parse_args()
+    given.output = given.output.absolute()
     given.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = prepare(Path(folder))
+    # Short paths are read more easily in a picture.
+    folder = Path(tempfile.gettempdir(), "muvit-pictures")
+    folder.mkdir()
+    os.chdir(folder)
+    try:
+        paths = prepare(Path("slides"))
         for name in WIDGETS:
             if given.only and name.split(": ")[1] not in given.only:
                 continue
             for theme in ("dark", "light"):
                 picture(name, theme, paths, given.output)
+    finally:
+        os.chdir(folder.parent)
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
