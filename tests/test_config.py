@@ -42,6 +42,7 @@ def test_one_path_is_a_tuple_of_one() -> None:
         ({"device": "gpu"}, "device", "'gpu'"),
         ({"images": None}, "images", "images is None"),
         ({"schema_version": 99}, "schema_version", "99"),
+        ({"images": []}, "images", r"images is \[\]; it must hold at least 1\."),
         ({"images": 5}, "images", "images is 5; it must be a valid string"),
         ({"learning_rate": "nan"}, "learning_rate", "it must be greater than 0"),
         ({"levels": ["4", "1"]}, "levels", r"^levels are \(4, 1\); they must be ascending"),
@@ -78,6 +79,12 @@ def test_a_file_that_is_no_config_says_what_it_is(tmp_path: Path, text: str, wor
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=words):
         parse_config(PretrainConfig, path)
+
+
+def test_what_is_no_config_at_all_is_refused() -> None:
+    for given in (5, None, ["a"]):
+        with pytest.raises(ConfigError, match="must be a dict of options"):
+            parse_config(PretrainConfig, given)  # type: ignore[arg-type]
 
 
 def test_a_missing_field_is_named() -> None:

@@ -493,6 +493,11 @@ def parse_config(kind: type[ConfigT], given: ConfigT | Mapping[str, Any] | str |
     """
     if isinstance(given, kind):
         return given
+    if not isinstance(given, (str, Path, Mapping)):
+        raise ConfigError(
+            f"the config is a {type(given).__name__}; it must be a dict of options, the path of a "
+            f"YAML file, or a {kind.__name__}."
+        )
     values = read_options(kind, given) if isinstance(given, (str, Path)) else dict(given)
     check_schema(values)
     check_keys(kind, values)
@@ -604,6 +609,8 @@ def config_error(error: ValidationError, kind: type[Options]) -> ConfigError:
     if first["type"] == "string_pattern_mismatch":
         what = kind.model_fields[field].description or ""
         return ConfigError(f"{field} is {first['input']!r}; allowed is: {what}", field)
+    if first["type"] == "too_short":
+        rule = f"it must hold at least {first['ctx']['min_length']}"
     rule = rule.replace("Input should", "it must", 1)
     return ConfigError(f"{field} is {first['input']!r}; {rule}.", field)
 
