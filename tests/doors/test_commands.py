@@ -232,3 +232,13 @@ def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert run_command(warn) == 0
     assert capsys.readouterr().err.splitlines() == ["warning: plane 1", "warning: plane 2"]
+
+
+def test_the_demo_opens_its_labels_before_it_trains(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "demo"
+    assert main(["demo", "--image", str(image), "--labels", str(tmp_path / "nowhere.tif"),
+                 "--output", str(output)]) == 2
+    assert "nowhere.tif" in sentence(capsys)
+    assert not output.exists()

@@ -34,6 +34,7 @@ def demo(args: Sequence[str]) -> int:
     given = parser.parse_strictly(args)
     if given.labels and not given.image:
         raise ConfigError("--labels was given without --image. Pass both, or neither.", "labels")
+    check_sources(given.image, given.labels)
     folder = free_folder(Path(given.output))
     options = DemoOptions(folder, given.image, given.labels, tuple(given.levels),
                           tuple(given.steps), given.seed)
@@ -43,6 +44,14 @@ def demo(args: Sequence[str]) -> int:
     if has_screen() and not given.no_view:
         subprocess.run([sys.executable, "-m", *viewing], check=False)
     return 0
+
+
+def check_sources(*sources: str | None) -> None:
+    """Open what was given before anything is trained, so that a wrong path costs no minutes."""
+    from napari_muvit import api
+
+    for source in filter(None, sources):
+        api.open_pyramid(source)
 
 
 def free_folder(folder: Path) -> Path:
