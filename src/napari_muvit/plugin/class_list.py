@@ -118,8 +118,11 @@ class ClassList(QWidget):  # type: ignore[misc]
             part = QTableWidgetItem(share)
             part.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
             self.rows.setItem(index, SHARE, part)
-        height = self.rows.horizontalHeader().height() + 2
-        height += self.rows.rowHeight(0) * min(len(lines), ROWS_SHOWN)
+        header = self.rows.horizontalHeader()
+        # Before the table is shown, its header has not its later height yet.
+        header.ensurePolished()
+        height = max(header.height(), header.sizeHint().height()) + 12
+        height += sum(self.rows.rowHeight(line) for line in range(min(len(lines), ROWS_SHOWN)))
         self.rows.setFixedHeight(height)
         self.rows.blockSignals(False)
 
