@@ -128,6 +128,13 @@ def show_features(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
 
 def show_annotate(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
     widget.here.click()
+    wait(1)
+    layer = viewer.layers.selection.active
+    for value, (row, column), reach in ((2, (150, 90), 40), (1, (330, 200), 45)):
+        rows, columns = np.mgrid[row - 12:row + 12, column - reach:column + reach]
+        bent = rows + (12 * np.sin(columns / 15)).astype(int)
+        layer.data_setitem((bent.ravel(), columns.ravel()), value)
+    layer.refresh()
     wait(3)
 
 
