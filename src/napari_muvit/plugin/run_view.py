@@ -98,7 +98,7 @@ class RunView(QWidget):  # type: ignore[misc]
         self.scores = Curves(
             "Score", CURVE_HEIGHT,
             "On validation crops. Dice: overlap of prediction and labels for each class, from 0 "
-            "to 1; mDSC: its mean over the classes.",
+            "to 1; mDSC: its mean over the classes that are not background.",
         )
         self.rates = Curves("Learning rate", RATE_HEIGHT, "Size of the optimizer's steps.")
         self.preview = QLabel()
