@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -199,15 +200,20 @@ def test_a_signal_saves_and_ends_the_run(options, tmp_path, name):
     assert load_state(folder.state_path).progress.step == folder.status().step
 
 
-def test_a_loader_process_that_is_killed_ends_the_run_with_a_sentence(options):
+def kill_loaders() -> None:
     import psutil
 
-    run = start_pretrain({**options, "workers": 1, "steps": 10_000})
-    step_to(run, 2)
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # a child of another test may be ending
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
+
+
+def test_a_loader_process_that_is_killed_ends_the_run_with_a_sentence(options):
+    run = start_pretrain({**options, "workers": 1, "steps": 10_000})
+    step_to(run, 2)
+    # torch raises from a signal handler wherever the main thread is, which must be in the run
+    threading.Timer(0.5, kill_loaders).start()
     with pytest.raises(RunError, match="loader process died"):
         list(run)
     assert RunFolder(options["output"]).status().state == "failed"
