@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag_of(name) for kind in (PretrainConfig, FinetuneConfig, PredictConfig)
          for name in kind.model_fields}
-OWN_FLAGS = {"--config", "--format", "--help", "--image", "--labels", "--unlabelled", "--json",
+OWN_FLAGS = {"--config", "--level", "--format", "--help", "--image", "--labels", "--unlabelled", "--json",
              "--levels", "--output", "--name", "--license", "--author"}
 
 
