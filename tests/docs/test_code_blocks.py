@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag_of(name) for kind in (PretrainConfig, FinetuneConfig, PredictConfig)
          for name in kind.model_fields}
-OWN_FLAGS = {"--config", "--level", "--format", "--help", "--image", "--labels", "--unlabelled", "--json",
-             "--levels", "--output", "--name", "--license", "--author"}
+OWN_FLAGS = {"--config", "--format", "--help", "--image", "--labels", "--unlabelled", "--json",
+             "--level", "--levels", "--output", "--name", "--license", "--author"}
 
 
 def blocks(language: str) -> Iterator[Any]:
