@@ -27,8 +27,8 @@ def demo(args: Sequence[str]) -> int:
                         help="Folder to create (default: muvit-demo; numbered if it exists).")
     parser.add_argument("--levels", nargs="+", type=float, default=[1, 4], metavar="N",
                         help="MuViT levels (default: 1 4).")
-    parser.add_argument("--steps", nargs=2, type=int, default=[250, 150], metavar="N",
-                        help="Steps of pretraining and of fine-tuning (default: 250 150).")
+    parser.add_argument("--steps", nargs=2, type=int, default=[400, 150], metavar="N",
+                        help="Steps of pretraining and of fine-tuning (default: 400 150).")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Random seed.")
     parser.add_argument("--no-view", action="store_true", help="Do not open napari afterwards.")
     given = parser.parse_strictly(args)

@@ -35,7 +35,7 @@ class DemoOptions:
     image: str | None = None
     labels: str | None = None
     levels: tuple[float, ...] = (1, 4)
-    steps: tuple[int, ...] = (250, 150)
+    steps: tuple[int, ...] = (400, 150)
     seed: int = 0
 
 
