@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_muvit.demo import colour, pictures, prepare, stains
 from napari_muvit.doors.progress import ProgressPrinter
 from napari_muvit.doors.shell import duration, say
+from napari_muvit.errors import InputError
 
 PRETRAIN = {"crop_size": 64, "batch_size": 32, "num_layers_decoder": 2}
 """Many small crops: on so small an image a tiny model then learns structure in minutes."""
@@ -107,8 +108,7 @@ def _labelled_story(options: DemoOptions) -> list[str]:
     say("demo 1/4: pretraining on the image without labels (masked autoencoder)")
     pretraining = _train("pretrain", options, image)
     say("demo 2/4: fine-tuning on the labels (UNETR head), a fifth kept for validation")
-    finetuning = _train("finetune", options, image, labels=labels, pretrained=str(pretraining),
-                        val_fraction=0.2)
+    finetuning, note = _finetune_with_validation(options, image, labels, pretraining)
     say("demo 3/4: predicting to OME-Zarr")
     prediction, values = _predict(options, image, finetuning)
     say("demo 4/4: drawing report.png")
@@ -117,9 +117,25 @@ def _labelled_story(options: DemoOptions) -> list[str]:
     pictures.report(
         options.output / "report.png", f"MuViT demo: {pyramid.name}", pictures.overview(pyramid),
         [("prediction", values)], api.ClassTable.from_dict(model.meta.classes),
-        [pretraining, finetuning], ["Scores in validation blocks are in the run's metrics.csv."],
+        [pretraining, finetuning], [note],
     )
     return [image, str(prediction)]
+
+
+def _finetune_with_validation(
+    options: DemoOptions, image: str, labels: str, pretraining: Path
+) -> tuple[Path, str]:
+    """A fine-tuning that keeps a fifth of the image apart where it is large enough; a note."""
+    given = {"labels": labels, "pretrained": str(pretraining)}
+    try:
+        run = _train("finetune", options, image, **given, val_fraction=0.2)
+    except InputError as error:
+        if (options.output / "finetune").exists():
+            raise
+        say(f"demo: training on everything instead: {error}")
+        return _train("finetune", options, image, **given), (
+            "The image is too small to keep a part for validation; nothing was scored.")
+    return run, "Scores in validation blocks are in the run's metrics.csv."
 
 
 def _train(kind: str, options: DemoOptions, image: str, **more: Any) -> Path:
