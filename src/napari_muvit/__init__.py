@@ -6,8 +6,7 @@ neither torch nor napari.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from napari_muvit.lookup import lazy_names
 
 __version__ = "0.1.0"
 
@@ -26,18 +25,6 @@ _HOMES = {
     "napari_muvit.config": ("PretrainConfig", "FinetuneConfig"),
     "napari_muvit.errors": ("MuvitError",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME_OF)]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+__all__ = ["__version__", *sorted(name for names in _HOMES.values() for name in names)]
+__getattr__, __dir__ = lazy_names(globals(), _HOMES)

@@ -6,13 +6,13 @@ names that widgets need from deeper rooms are resolved when they are first used.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig
 from napari_muvit.errors import InputError
+from napari_muvit.lookup import lazy_names
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -35,7 +35,7 @@ _HOMES = {
     "napari_muvit.data.describe": ("describe",),
     "napari_muvit.data.samples": ("SampleSource",),
     "napari_muvit.data.rings": ("rings_image", "write_rings"),
-    "napari_muvit.data.landmarks": ("landmarks_image",),
+    "napari_muvit.data.landmarks": ("landmarks_image", "write_landmarks"),
     "napari_muvit.data.sampling": ("advise_levels",),
     "napari_muvit.data.cohort": ("read_cohort",),
     "napari_muvit.data.annotations": ("AnnotationStore", "open_annotations"),
@@ -47,9 +47,11 @@ _HOMES = {
     "napari_muvit.data.outlines": ("trace_labels",),
     "napari_muvit.data.geojson": ("export_geojson", "read_geojson", "write_geojson"),
     "napari_muvit.data.class_files": ("read_classes", "write_classes"),
+    "napari_muvit.training.device": ("device_facts",),
     "napari_muvit.training.run": ("Run",),
     "napari_muvit.training.folder": ("RunFolder",),
     "napari_muvit.inference.instant": ("InstantPrediction",),
+    "napari_muvit.inference.instant_model": ("instant_segmenter",),
     "napari_muvit.inference.live": ("LivePrediction",),
     "napari_muvit.inference.scores": ("Scores",),
     "napari_muvit.inference.cohort": ("predict_images",),
@@ -60,19 +62,7 @@ _HOMES = {
         "crop_extents", "default_boxes", "level_scales", "parse_levels", "place_boxes",
     ),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+__getattr__, __dir__ = lazy_names(globals(), _HOMES)
 
 
 def open_pyramid(
@@ -142,17 +132,29 @@ def finetune(config: FinetuneConfig | Mapping[str, Any] | str | Path) -> Run:
     return run
 
 
-def resume(folder: str | Path) -> Run:
+def resume(folder: str | Path, **changes: Any) -> Run:
     """The run in `folder`, ready to go on from its last checkpoint.
+
+    Of a run that is complete the only event says so.
+
+    Parameters
+    ----------
+    changes
+        Options that may differ from the first start: ``device``, ``workers``, ``threads``, and
+        ``steps`` to end later or sooner than planned.
 
     Raises
     ------
     RunError
-        If the folder holds no run, or another process is writing it.
+        If the folder holds no run.
+    ConfigError
+        If `changes` names another option.
+    LockedError
+        While iterating, if another process is writing the run.
     """
     from napari_muvit.training import resume_run
 
-    run: Run = resume_run(folder)
+    run: Run = resume_run(folder, **changes)
     return run
 
 
