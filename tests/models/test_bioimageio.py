@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -255,3 +257,29 @@ def test_damaged_and_foreign_packages_are_refused(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"no .*weights.pt"):
         load_bioimageio(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bioimageio", "official"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_full_disk_leaves_nothing_of_an_export(
+    kind: str, is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model", Encoder(**SMALL), ModelMeta("encoder"))
+    target = tmp_path / "exported"
+    if is_there and kind == "bioimageio":
+        target.mkdir()
+    before = sorted(tmp_path.iterdir())
+
+    def fail(state: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", fail)
+        with pytest.raises(OSError, match="No space"):
+            api.export(tmp_path / "model", target, kind)
+    assert sorted(tmp_path.iterdir()) == before
+    assert not target.exists() or not any(target.iterdir())
+    api.export(tmp_path / "model", target, kind)
+    assert isinstance(load_model(target), Encoder)
+    assert sorted(tmp_path.iterdir()) == sorted({*before, target})

@@ -259,7 +259,25 @@ def test_the_whole_forward_pass_is_one_graph():
     assert error(compiled(x, bbox)[0], model(x, bbox)[0]) <= 2e-6
 
 
+@pytest.mark.parametrize("use_level_embed", [True, False])
+def test_some_patches_are_embedded_as_all_are(use_level_embed):
+    model = encoder(use_level_embed=use_level_embed).double()
+    with torch.no_grad():
+        for parameter in model.proj.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)
+    x, bbox = crops()
+    index = torch.stack([torch.randperm(model.tokenize(x, bbox).x.shape[1])[:7] for _ in x])
+    every = model.tokenize(x.double(), bbox).x.gather(1, index[..., None].expand(-1, -1, model.dim))
+    some = model.embed_some(model.cut(x.double(), bbox), index)
+    assert torch.allclose(some, every, rtol=0, atol=1e-12)
+    learnt = [p for n, p in model.named_parameters() if n.startswith(("proj", "level_embed"))]
+    grads = [torch.autograd.grad(t.pow(3).sum(), learnt) for t in (some, every)]
+    for a, b in zip(*grads, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-9)
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's compiler imports it
 def test_compiled_code_gives_the_same_features():
     model = encoder(num_layers=1)
     x, bbox = crops()

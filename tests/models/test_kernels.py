@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_muvit.errors import ConfigError
+from napari_muvit.models import blocked_attention as blocked_attention_module
 from napari_muvit.models import kernels
 from napari_muvit.models.blocked_attention import blocked_attention
 from napari_muvit.models.kernels import KernelChoice, attention, current_choice, linear, use_kernels
@@ -18,7 +19,7 @@ from napari_muvit.models.mae import MAE
 CHOICES = [
     KernelChoice(linear=name, attention=kind, precision=precision)
     for name in ("torch", "convolution")
-    for kind in ("torch", "blocks")
+    for kind in ("torch", "blocks", "blocks_backward")
     for precision in ("fp32", "bf16")
 ]
 
@@ -68,12 +69,16 @@ def test_attention_and_its_gradients_equal_plain_torch(
         torch.testing.assert_close(got, want, atol=4 * _tolerance(choice), rtol=0)
 
 
-def test_blocked_attention_over_several_blocks_is_exact() -> None:
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_blocked_attention_over_several_blocks_is_exact(
+    is_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocked_attention_module, "BACKWARD_BYTES", 300 * 40 * 8)
     q, k, v = (
         _draw(2, 2, n, 4, seed=i, dtype=torch.float64).requires_grad_()
         for i, n in enumerate((1100, 40, 40))
     )
-    out = blocked_attention(q, k, v, kernels.convolution_linear)
+    out = blocked_attention(q, k, v, kernels.convolution_linear, is_forward_fused=is_fused)
     expected = functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
     weights = _draw(2, 2, 1100, 4, seed=9, dtype=torch.float64)
@@ -137,7 +142,7 @@ class TestChoosing:
         assert kernels.choose_kernels() == KernelChoice("convolution", "blocks")
 
     def test_a_narrow_lead_is_noise(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._pretend(monkeypatch, {"convolution": 1.05, "blocks": 0.5})
+        self._pretend(monkeypatch, {"convolution": 1.05, "blocks": 0.5, "blocks_backward": 1.05})
         assert kernels.choose_kernels() == KernelChoice()
 
     def test_half_precision_is_granted_where_it_is_faster(
@@ -166,11 +171,34 @@ class TestChoosing:
         assert gains["lags"] == 0.5
         assert gains["fast"] in (2.0, 4.0)  # the second clock is coarse on some systems
 
-    def test_the_real_probe_runs(self) -> None:
+    @pytest.mark.parametrize("is_training", [False, True])
+    def test_the_real_probe_runs(self, is_training: bool) -> None:
         for precision in ("fp32", "bf16"):
-            choice = kernels.choose_kernels(precision, dim=32, heads=2, tokens=16)
+            choice = kernels.choose_kernels(
+                precision, dim=32, heads=2, tokens=16, is_training=is_training)
             assert KernelChoice.from_dict(choice.to_dict()) == choice
         assert current_choice() == KernelChoice()
+
+    def test_training_is_measured_with_its_backward_pass(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[int, bool]] = []
+
+        def watched(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            out = functional.linear(x, weight, bias)
+            seen.append((len(x), out.requires_grad))
+            if out.requires_grad:
+                out.register_hook(lambda _: seen.append((0, True)))
+            return out
+
+        monkeypatch.setattr(kernels, "_measure", lambda jobs: {
+            name: (job() is not None) * 1.0 for name, job in jobs.items()})
+        monkeypatch.setattr(kernels, "linear", watched)
+        kernels.choose_kernels(dim=16, heads=2, tokens=8)
+        assert set(seen) == {(8, False)}
+        seen.clear()
+        kernels.choose_kernels(dim=16, heads=2, tokens=5000, is_training=True)
+        assert set(seen) == {(kernels.MOST_TRAINED_TOKENS, True), (0, True)}
 
     def test_other_devices_use_plain_torch(self) -> None:
         assert kernels.choose_kernels("fp32", device="cuda") == KernelChoice()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from napari_muvit.errors import InputError
+from napari_muvit.models import decoder as decoder_module
 from napari_muvit.models.mae import MAE
 
 
@@ -52,6 +53,41 @@ def test_sharing_masked_tokens_is_exact(mode, layers):
     out = model(x, bbox, visible_idx=torch.tensor([[5, 40, 2], [47, 0, 1]]))
     expected = plain_decoding(model, x, bbox, torch.tensor([[5, 40, 2], [47, 0, 1]]))
     assert torch.allclose(out["output"], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["single", "multi", "multi_iso"])
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.parametrize("visible", [
+    [[5, 40, 2], [47, 0, 1]], [list(range(24)), list(range(12, 36))], [[], []],
+])
+def test_the_loss_alone_has_the_same_gradients(mode, layers, visible):
+    """Also where a level has no masked token, or samples have different numbers of them."""
+    model = autoencoder(decoder_mode=mode, num_layers_decoder=layers)
+    x, bbox = crops()
+    found = []
+    for options in ({}, {"only_loss": True}):
+        model.zero_grad()
+        index = torch.tensor(visible, dtype=torch.long)
+        loss = model(x, bbox, visible_idx=index, **options)["loss"]
+        loss.backward()
+        found.append((loss.detach(), {n: p.grad for n, p in model.named_parameters()}))
+    (a, wanted), (b, got) = found
+    assert torch.allclose(a, b, rtol=1e-6)
+    for name, grad in wanted.items():
+        assert (grad is None) == (got[name] is None), name
+        if grad is not None:
+            assert torch.allclose(grad, got[name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_dropout_looks_at_every_masked_token(mode, monkeypatch):
+    model = autoencoder(decoder_mode=mode, dropout=1e-12)
+    x, bbox = crops()
+    visible = torch.tensor([[5, 40, 2], [47, 0, 1]])
+    shared = model.eval()(x, bbox, visible_idx=visible)["output"]
+    monkeypatch.setattr(decoder_module, "MaskedKeys", None)
+    each = model.train()(x, bbox, visible_idx=visible)["output"]
+    assert torch.allclose(shared, each, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("loss", ["mse", "norm_mse"])

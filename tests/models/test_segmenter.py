@@ -286,7 +286,7 @@ def test_stages_double_each_axis_as_often_as_its_patch_needs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"decoder": "unet"}, "known are 'unetr' and 'mask2former'"),
+        ({"decoder": "unet"}, "known are 'unetr', 'mask2former' and 'linear'"),
         ({"norm": "layer"}, "'batch'"),
         ({"num_classes": 0}, "at least one class"),
         ({"head_dim": 20}, "multiple of 16"),

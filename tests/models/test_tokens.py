@@ -136,5 +136,25 @@ def test_a_patch_that_does_not_divide_the_crop_is_refused():
 def test_spread_puts_level_vectors_where_tokens_are_masked():
     visible = torch.tensor([[4, 0]])
     table = torch.tensor([[[10.0], [20.0], [-1.0], [-2.0]]])
-    spread = Spread(visible, num_levels=2, num_patches=3)
+    spread = Spread(visible, num_levels=2, grid=(3,))
     assert spread(table)[0, :, 0].tolist() == [20, -1, -1, -2, 10, -2]
+    assert spread(table, slice(3, 6))[0, :, 0].tolist() == [-2, 10, -2]
+    assert spread.is_masked.tolist() == [[[False, True, True], [True, False, True]]]
+
+
+def test_spread_takes_each_sample_from_its_own_rows():
+    spread = Spread(torch.tensor([[0], [1]]), num_levels=1, grid=(2,))
+    table = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
+    assert spread(table)[..., 0].tolist() == [[1, 2], [4, 3]]
+
+
+def test_places_along_axes_of_every_level():
+    coords = place_patches(
+        torch.tensor([[[[0.0, 10.0, 0.0], [1.0, 40.0, 5.0]], [[2.0, 0.0, 0.0], [4.0, 8.0, 1.0]]]]),
+        (2, 3, 2), "span", coarsest=0, device=torch.device("cpu"), dtype=torch.float32,
+    ).coords
+    spread = Spread(torch.zeros(1, 0, dtype=torch.long), 2, (2, 3, 2))
+    first, second, third = spread.along_axes(coords)
+    assert first.tolist() == [[[0, 1], [2, 4]]]
+    assert second.tolist() == [[[10, 25, 40], [0, 4, 8]]]
+    assert third.tolist() == [[[0, 5], [0, 1]]]

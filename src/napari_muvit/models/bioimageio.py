@@ -28,6 +28,7 @@ from napari_muvit.models.mae import MAE
 from napari_muvit.models.model_files import (
     as_lists,
     as_tuples,
+    filled_folder,
     load_state,
     plain_values,
     read_safe_yaml,
@@ -92,12 +93,10 @@ def save_bioimageio(
 ) -> None:
     """Write a segmenter, or the encoder of an autoencoder, as a bioimage.io package.
 
-    ``rdf.yaml`` comes last, so that a folder which has it is whole.
-
     Parameters
     ----------
     folder
-        New or empty.
+        New or empty; what cannot be written whole leaves nothing there.
     meta
         What the model must know about images, as plain values (``ModelMeta.to_dict``).
 
@@ -112,14 +111,22 @@ def save_bioimageio(
     check_about(about)
     _check_empty(folder)
     arguments, state = _parts(model)
-    folder.mkdir(parents=True, exist_ok=True)
     network = build_network(**arguments)
     load_state(network, state, folder)
-    interface = _interface(network, arguments, meta or {})
+    with filled_folder(folder) as made:
+        _write_package(made, network, _interface(network, arguments, meta or {}), arguments, about)
+
+
+def _write_package(
+    folder: Path, network: FeatureMaps | Segmenter, interface: Interface,
+    arguments: Mapping[str, Any], about: About,
+) -> None:
+    """Write weights, test tensors and what is said about them."""
     tensors = _test_tensors(network, interface)
     digests = {name: _write_array(folder, name, values) for name, values in tensors.items()}
-    weights = folder / PACKAGE_WEIGHTS_FILE
-    digests["weights"] = _write(weights, lambda path: torch.save(state, path))
+    state = dict(network.state_dict())
+    digests["weights"] = _write(
+        folder / PACKAGE_WEIGHTS_FILE, lambda path: torch.save(state, path))
     largest, now = float(tensors[interface.output].max()), datetime.now(UTC)
     description = describe(interface, about, arguments, digests, now.isoformat(timespec="seconds"),
                            torch.__version__.split("+")[0], largest)

@@ -16,10 +16,12 @@ from napari_muvit.models.encoder import choose_frequencies
 from napari_muvit.models.layers import (
     ATTENTION_MODES,
     AttentionMode,
-    KeysValues,
+    Context,
     TransformerLayer,
     project,
+    take,
 )
+from napari_muvit.models.masked_keys import MaskedKeys
 from napari_muvit.models.rope import RotaryMode, base_frequencies, rotate, split_head
 from napari_muvit.models.tokens import Spread
 
@@ -99,16 +101,25 @@ class Decoder(nn.Module):
             keys_values = first.attn.keys_values(self.embed(context), table)
         return self._run(x, coords, keys_values)
 
-    def _run(self, x: Tensor, coords: Tensor | None, keys_values: KeysValues | None) -> Tensor:
+    def _run(
+        self, x: Tensor, coords: Tensor | None, keys_values: Context | None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         for i, layer in enumerate(self.layers):
-            x = layer(x, coords, None, keys_values if i == 0 else None)
+            is_last = i == len(self.layers) - 1
+            context = keys_values if i == 0 else None
+            x = layer(x, coords, None, context, wanted if is_last else None)
         return x
 
-    def decode(self, spread: Spread, tokens: Tensor, coords: Tensor, rows: slice) -> Tensor:
+    def decode(
+        self, spread: Spread, tokens: Tensor, coords: Tensor, rows: slice,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         """Decoded tokens `rows` of a masked sequence, with all of it as context.
 
         All masked tokens of a level are one vector when they come in, so that everything up to
-        the first layer's keys and values is computed once for each of them; exact.
+        the first layer's keys and values is computed once for each of them, and together they
+        are one key of that layer; see `masked_keys`. Exact.
 
         Parameters
         ----------
@@ -121,18 +132,42 @@ class Decoder(nn.Module):
         rows
             The tokens to decode; the context is normalised only where they are all of them
             (officially self-attention).
+        wanted
+            (B, K) positions among `rows` of the tokens to return.
         """
         table = self.embed(tokens)
-        x = spread(table)[:, rows]
+        x = spread(table, rows)
         if not len(self.layers):
-            return x
+            return x if wanted is None else take(x, wanted)
         first = cast(TransformerLayer, self.layers[0])
         source = first.norm1(table) if rows == slice(None) else table
-        angles = first.table(coords)
-        source = kernels.product_input(source)
-        keys = first.attn.split(spread(project(first.attn.to_k, source)))
-        values = first.attn.split(spread(project(first.attn.to_v, source)))
-        return self._run(x, coords[:, rows], (rotate(keys, angles), values))
+        context = _masked_context(first, kernels.product_input(source), spread, coords)
+        return self._run(x, coords[:, rows], context, wanted)
+
+
+def _masked_context(
+    layer: TransformerLayer, source: Tensor, spread: Spread, coords: Tensor
+) -> Context:
+    """What `layer` looks at in a masked sequence of normed tokens (B, Nv + L, D)."""
+    keys = layer.attn.split(project(layer.attn.to_k, source))
+    values = layer.attn.split(project(layer.attn.to_v, source))
+    if layer.attn.dropout and layer.training:
+        # Dropout is drawn for every masked token, so every one is looked at.
+        exact = torch.promote_types(keys.dtype, torch.float32)  # for sums of many gradients
+        keys, values = (
+            spread(t.transpose(1, 2).flatten(2).to(exact)).to(t.dtype) for t in (keys, values))
+        return rotate(layer.attn.split(keys), layer.table(coords)), layer.attn.split(values)
+    num_visible = spread.visible.shape[1]
+    index = spread.visible[..., None].expand(-1, -1, coords.shape[-1])
+    angles = None
+    if layer.rotary_pos_embs is not None:
+        pairs = zip(layer.rotary_pos_embs, spread.along_axes(coords), strict=True)
+        angles = tuple(axis(places) for axis, places in pairs)
+    return MaskedKeys(
+        keys=rotate(keys[:, :, :num_visible], layer.table(coords.gather(1, index))),
+        values=values[:, :, :num_visible], level_keys=keys[:, :, num_visible:],
+        level_values=values[:, :, num_visible:], angles=angles, is_masked=spread.is_masked,
+    )
 
 
 def _centre(

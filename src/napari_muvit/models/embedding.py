@@ -15,11 +15,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import TokenCoordinates, level_scales, parse_size
-from napari_muvit.models.layers import project
+from napari_muvit.models import kernels
+from napari_muvit.models.layers import project, take
 from napari_muvit.models.tokens import (
+    Patches,
     Places,
     Tokens,
     check_boxes,
@@ -158,11 +161,11 @@ class CropEmbedding(nn.Module):
             device=device, dtype=torch.float64 if is_wide else torch.float32, origin=origin,
         )
 
-    def tokenize(
+    def cut(
         self, x: Tensor, bbox: Tensor | None = None, *, rows: slice = slice(None),
         origin: Tensor | None = None,
-    ) -> Tokens:
-        """Embedded patches of nested crops with their world coordinates.
+    ) -> Patches:
+        """Patches of nested crops with their world coordinates.
 
         Parameters
         ----------
@@ -188,11 +191,47 @@ class CropEmbedding(nn.Module):
         places = self.place(size, bbox, x.shape[0], x.device, rows, origin)
         patches = patchify(x, self.patch_size)
         level_idx = torch.arange(len(self.levels), device=x.device)[rows]
-        return Tokens(
-            x=self._embed(patches, rows), coords=places.coords, absolute=places.absolute,
-            origin=places.origin, level_idx=level_idx.repeat_interleave(patches.shape[2]),
+        return Patches(
+            coords=places.coords, absolute=places.absolute, origin=places.origin,
+            level_idx=level_idx.repeat_interleave(patches.shape[2]),
             patches=patches.flatten(1, 2), grid=patch_grid(size, self.patch_size),
         )
+
+    def tokenize(
+        self, x: Tensor, bbox: Tensor | None = None, *, rows: slice = slice(None),
+        origin: Tensor | None = None,
+    ) -> Tokens:
+        """Embedded patches of nested crops with their world coordinates; see `cut`."""
+        cut = self.cut(x, bbox, rows=rows, origin=origin)
+        patches = cut.patches.unflatten(1, (x.shape[1], -1))
+        return Tokens(**vars(cut), x=self._embed(patches, rows))
+
+    def embed_some(self, cut: Patches, index: Tensor) -> Tensor:
+        """Embeddings (B, K, D) of the patches at positions (B, K) alone.
+
+        One product does for all levels: a patch stands in the columns of its level, the other
+        columns are zero.
+        """
+        layers = [cast(nn.Sequential, level) for level in self.proj]
+        patches = take(cut.patches, index)
+        if not torch.is_autocast_enabled(patches.device.type):
+            patches = patches.to(self.weight.dtype)
+        level_idx = cut.level_idx[index]
+        is_level = functional.one_hot(level_idx, len(layers)).to(patches.dtype)
+        wide = (is_level[..., None] * patches[:, :, None]).flatten(2)
+        linears = [cast(nn.Linear, linear) for linear, _ in layers]
+        norms = [cast(nn.LayerNorm, norm) for _, norm in layers]
+
+        def of_level(rows: list[Tensor]) -> Tensor:
+            return functional.embedding(level_idx, torch.stack(rows))
+
+        x = kernels.linear(wide, torch.cat([linear.weight for linear in linears], dim=1))
+        x = x + of_level([linear.bias for linear in linears])
+        x = functional.layer_norm(x, x.shape[-1:], eps=norms[0].eps)
+        x = x * of_level([norm.weight for norm in norms]) + of_level([n.bias for n in norms])
+        if self.level_embed is None:
+            return x
+        return x + functional.embedding(level_idx, self.level_embed.flatten(1))
 
     def _embed(self, patches: Tensor, rows: slice) -> Tensor:
         """Patches (B, L, n, P) as tokens (B, L * n, D), each level by its own embedding."""

@@ -34,6 +34,7 @@ from napari_muvit.models.layers import (
     attention_weights,
     level_groups,
     level_mask,
+    take,
 )
 from napari_muvit.models.masking import Mask, MaskingMode, MaskRule, draw_mask
 from napari_muvit.models.rope import (
@@ -46,7 +47,7 @@ from napari_muvit.models.rope import (
     split_head,
     wavelength_range,
 )
-from napari_muvit.models.tokens import Tokens, patch_grid
+from napari_muvit.models.tokens import Patches, patch_grid
 
 
 class Encoder(CropEmbedding):
@@ -247,12 +248,10 @@ class Encoder(CropEmbedding):
         weights = attention_weights(q, k, mask)
         return weights.reshape(*weights.shape[:3], len(self.levels), *tokens.grid)
 
-    def encode_visible(self, tokens: Tokens, visible: Tensor) -> Tensor:
-        """Features (B, Nv, D) of the visible tokens (B, Nv) alone."""
-        index = visible[..., None]
-        x = tokens.x.gather(1, index.expand(-1, -1, tokens.x.shape[-1]))
-        coords = tokens.coords.gather(1, index.expand(-1, -1, self.ndim))
-        level_idx = tokens.level_idx[visible]
+    def encode_visible(self, cut: Patches, visible: Tensor) -> Tensor:
+        """Features (B, Nv, D) of the visible patches (B, Nv) alone."""
+        x, coords = self.embed_some(cut, visible), take(cut.coords, visible)
+        level_idx = cut.level_idx[visible]
         return self.run_layers(x, coords, lambda: self.mask(level_idx))[0]
 
     def draw_mask(
@@ -273,12 +272,12 @@ class Encoder(CropEmbedding):
         Returns features (B, Nv, D), coordinates (B, N, A), patches (B, N, P), the batch index
         (B, 1), and the positions of visible (B, Nv) and masked (B, Nm) tokens.
         """
-        tokens = self.tokenize(x, bbox)
+        cut = self.cut(x, bbox)
         rule = MaskRule(masking_ratio, masking_mode, masking_mode_is_ratio, consistent_levels)
-        mask = self.draw_mask(rule, x.shape[0], math.prod(tokens.grid), generator)
-        features = self.encode_visible(tokens, mask.visible)
+        mask = self.draw_mask(rule, x.shape[0], math.prod(cut.grid), generator)
+        features = self.encode_visible(cut, mask.visible)
         batch_range = torch.arange(x.shape[0], device=x.device)[:, None]
-        return features, tokens.absolute, tokens.patches, batch_range, mask.visible, mask.masked
+        return features, cut.absolute, cut.patches, batch_range, mask.visible, mask.masked
 
     def encode_context(self, x_coarse: Tensor, bbox_coarse: Tensor) -> Context:
         """What `encode_fine` needs of the coarse levels, computed once for many fine tiles.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -30,7 +30,7 @@ from napari_muvit.errors import ConfigError
 from napari_muvit.models.blocked_attention import blocked_attention
 
 LinearKernel = Literal["torch", "convolution"]
-AttentionKernel = Literal["torch", "blocks"]
+AttentionKernel = Literal["torch", "blocks", "blocks_backward"]
 ProductPrecision = Literal["fp32", "bf16"]
 MARGIN = 1.1
 """A kernel has to be this much faster than plain torch to be taken in its place."""
@@ -43,7 +43,8 @@ class KernelChoice:
     """How products are computed; plain torch in fp32 by default.
 
     ``linear``: ``torch``, or ``convolution`` (a 1x1 convolution on a channels-last view).
-    ``attention``: ``torch``, or ``blocks`` (512 queries of one head at a time).
+    ``attention``: ``torch``, ``blocks`` (queries of one head, a block at a time), or
+    ``blocks_backward`` (torch's forward pass, and blocks in the backward pass).
     ``precision``: of products only.
     """
 
@@ -147,13 +148,17 @@ def convolution_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention of `q` (B, H, N, E) to `k` and `v` (B, H, M, E), scaled by E ** -0.5.
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """Softmax attention of `q` (B, H, N, E) to `k` and `v` (B, H, M, E).
 
     Parameters
     ----------
     mask
         None, or boolean broadcastable to (B, H, N, M), True where a query may look at a key.
+    scale
+        Of the scores; ``E ** -0.5`` by default.
 
     Returns
     -------
@@ -164,23 +169,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     if choice.precision == "bf16" and dtype in (torch.float32, torch.bfloat16):
         q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     fits = q.device.type == "cpu" and mask is None and q.numel() > 0 and k.shape[2] > 0
-    if choice.attention == "blocks" and fits and not torch.compiler.is_compiling():
+    if choice.attention != "torch" and fits and not torch.compiler.is_compiling():
         product = convolution_linear if choice.linear == "convolution" else functional.linear
-        out: Tensor = blocked_attention(q, k, v, product)
+        is_fused = choice.attention == "blocks_backward"
+        out = blocked_attention(q, k, v, product, scale, is_forward_fused=is_fused)
     else:
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return out.to(dtype)
 
 
 MOST_TOKENS = 3072
 """Longer sequences are not measured: three 256 px crops, beyond which the ranking stays."""
+MOST_TRAINED_TOKENS = 1024
+"""The same where backward passes are measured too, which take three times as long."""
 
 
 def choose_kernels(
     precision: ProductPrecision = "fp32", *, dim: int = 512, heads: int = 8, tokens: int = 1536,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "cpu", is_training: bool = False,
 ) -> KernelChoice:
-    """The fastest kernels for such a model on this machine, measured in about a second.
+    """The fastest kernels for such a model on this machine, measured in a second or two.
 
     bf16 is granted only where it is measured to be faster than fp32; elsewhere the choice
     says fp32. Other devices than the CPU compute by plain torch.
@@ -191,13 +199,15 @@ def choose_kernels(
         Of the encoder.
     tokens
         Length of the sequence to measure with, at most `MOST_TOKENS` of it.
+    is_training
+        Measure forward and backward passes together.
     """
-    tokens = min(tokens, MOST_TOKENS)
+    tokens = min(tokens, MOST_TRAINED_TOKENS if is_training else MOST_TOKENS)
     kind = torch.device(device).type
     if kind != "cpu":
         granted = precision == "bf16" and (kind != "cuda" or torch.cuda.is_bf16_supported())
         return KernelChoice(precision="bf16" if granted else "fp32")
-    with torch.no_grad():
+    with torch.set_grad_enabled(is_training):
         plain = _fastest("fp32", dim, heads, tokens)
         if precision == "fp32":
             return plain
@@ -224,12 +234,14 @@ def _part(
     field: str, choice: KernelChoice, dim: int, heads: int, tokens: int
 ) -> Callable[[], object]:
     """One product of a layer as a job without arguments."""
-    dtype = _DTYPES[choice.precision]
+    dtype, trains = _DTYPES[choice.precision], torch.is_grad_enabled()
     if field == "linear":
-        x, weight = torch.ones(tokens, dim, dtype=dtype), torch.ones(2 * dim, dim, dtype=dtype)
-        return _under(choice, lambda: linear(x, weight))
-    q = torch.full((1, heads, tokens, dim // heads), 0.1, dtype=dtype)
-    return _under(choice, lambda: attention(q, q, q))
+        x = torch.ones(tokens, dim, dtype=dtype, requires_grad=trains)
+        weight = torch.ones(2 * dim, dim, dtype=dtype, requires_grad=trains)
+        return _under(choice, lambda: linear(x, weight), (x, weight))
+    shape = (1, heads, tokens, dim // heads)
+    q, k, v = (torch.full(shape, 0.1, dtype=dtype, requires_grad=trains) for _ in range(3))
+    return _under(choice, lambda: attention(q, k, v), (q, k, v))
 
 
 def _layer(choice: KernelChoice, dim: int, heads: int, tokens: int) -> Callable[[], object]:
@@ -239,10 +251,14 @@ def _layer(choice: KernelChoice, dim: int, heads: int, tokens: int) -> Callable[
     return lambda: [many(), many(), many(), many(), look()]
 
 
-def _under(choice: KernelChoice, job: Callable[[], object]) -> Callable[[], object]:
+def _under(
+    choice: KernelChoice, job: Callable[[], Tensor], inputs: Sequence[Tensor]
+) -> Callable[[], object]:
+    """`job` by the kernels of `choice`, and its backward pass where `inputs` want gradients."""
     def run() -> object:
         with use_kernels(choice):
-            return job()
+            out = job()
+        return torch.autograd.grad(out, inputs, out.detach()) if out.requires_grad else out
 
     return run
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_muvit.models import kernels
+from napari_muvit.models.masked_keys import MaskedKeys
 from napari_muvit.models.rope import RotaryTable, rotary_table, rotate
 
 AttentionMode = Literal["all", "causal", "same", "random", "coarse_to_fine"]
@@ -30,6 +31,9 @@ Pattern = Tensor | Groups | None
 KeysValues = tuple[Tensor, Tensor]
 """Turned keys and values, each (B, H, M, E)."""
 
+Context = KeysValues | MaskedKeys
+"""What queries may look at."""
+
 
 def project(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer`, an `nn.Linear`, applied through the chosen kernel."""
@@ -37,10 +41,17 @@ def project(layer: nn.Module, x: Tensor) -> Tensor:
     return kernels.linear(x, linear.weight, linear.bias)
 
 
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens (B, K, D) of x (B, N, D) at positions (B, K)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
 def attend(
-    q: Tensor, keys_values: KeysValues, pattern: Pattern = None, dropout: float = 0.0
+    q: Tensor, keys_values: Context, pattern: Pattern = None, dropout: float = 0.0
 ) -> Tensor:
     """Attention of q (B, H, N, E) to keys and values under a pattern, (B, H, N, E)."""
+    if isinstance(keys_values, MaskedKeys):
+        return keys_values.attend(q)
     k, v = keys_values
     if isinstance(pattern, tuple):
         blocks = [
@@ -89,7 +100,7 @@ class Attention(nn.Module):
         keys = rotate(self.split(project(self.to_k, x_BMD)), table)
         return keys, self.split(project(self.to_v, x_BMD))
 
-    def forward(self, q: Tensor, keys_values: KeysValues, pattern: Pattern = None) -> Tensor:
+    def forward(self, q: Tensor, keys_values: Context, pattern: Pattern = None) -> Tensor:
         """Output (B, N, D) of queries (B, H, N, E)."""
         out = attend(q, keys_values, pattern, self.dropout if self.training else 0.0)
         return project(self.to_out, out.transpose(1, 2).flatten(2))
@@ -133,9 +144,9 @@ class TransformerLayer(nn.Module):
 
     def forward(
         self, x: Tensor, coords: Tensor | None, pattern: Pattern = None,
-        context: KeysValues | None = None,
+        context: Context | None = None, wanted: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, D) to (B, N, D).
+        """(B, N, D) to (B, N, D), or (B, K, D) of the wanted tokens.
 
         Parameters
         ----------
@@ -143,10 +154,15 @@ class TransformerLayer(nn.Module):
             Centred world coordinates (B, N, A), or None for no positions.
         context
             Keys and values to look at instead of the tokens' own.
+        wanted
+            (B, K) positions of the tokens whose output is needed.
         """
         table = self.table(coords)
         normed = kernels.product_input(self.norm1(x))
         keys_values = self.attn.keys_values(normed, table) if context is None else context
+        if wanted is not None:
+            x, normed = take(x, wanted), take(normed, wanted)
+            table = self.table(None if coords is None else take(coords, wanted))
         x = x + self.attn(self.attn.queries(normed, table), keys_values, pattern)
         return x + cast(Tensor, self.ff(kernels.product_input(self.norm2(x))))
 

@@ -19,16 +19,17 @@ from napari_muvit.geometry import TokenCoordinates
 from napari_muvit.models.decoder import Decoder
 from napari_muvit.models.embedding import Number, check_choice, level_rows
 from napari_muvit.models.encoder import Encoder
-from napari_muvit.models.layers import AttentionMode, project
+from napari_muvit.models.layers import AttentionMode, project, take
 from napari_muvit.models.masking import (
     Mask,
     MaskingMode,
     MaskRule,
     level_numbers,
     mask_from_visible,
+    masked_by_level,
 )
 from napari_muvit.models.rope import RopeFrequencies, RotaryMode
-from napari_muvit.models.tokens import Spread, Tokens, unpatchify
+from napari_muvit.models.tokens import Patches, Spread, unpatchify
 
 DECODER_MODES = ("single", "multi", "multi_iso")
 LOSSES = ("mse", "norm_mse")
@@ -130,20 +131,29 @@ class MAE(nn.Module):
         num_tokens = num_patches * len(self.encoder.levels)
         return mask_from_visible(visible_idx, num_tokens).to(device)
 
-    def _decode(self, tokens: Tokens, mask: Mask, encoded: Tensor) -> Tensor:
-        """Decoded tokens (B, N, D) from encoded visible ones (B, Nv, dim)."""
-        num_levels, num_patches = len(self.encoder.levels), math.prod(tokens.grid)
-        spread = Spread(mask.visible, num_levels, num_patches)
+    def _decode(
+        self, cut: Patches, mask: Mask, encoded: Tensor, wanted: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Decoded tokens (B, N, D) from encoded visible ones (B, Nv, dim).
+
+        With `wanted`, (B, K) positions for every level, those of each level alone, in order.
+        """
+        num_levels, num_patches = len(self.encoder.levels), math.prod(cut.grid)
+        spread = Spread(mask.visible, num_levels, cut.grid)
         vectors = self.mask_token.expand(encoded.shape[0], num_levels, -1).to(encoded.dtype)
         table = torch.cat([encoded, vectors], dim=1)
-        coords = tokens.coords
+        coords = cut.coords
         if isinstance(self.decoder, Decoder):
             return self.decoder.decode(spread, table, coords, slice(None))
         blocks = [slice(i * num_patches, (i + 1) * num_patches) for i in range(num_levels)]
         decoders = cast(list[Decoder], list(cast(nn.ModuleList, self.decoder)))
         if self.decoder_mode == "multi":
             pairs = zip(decoders, blocks, strict=True)
-            parts = [d.decode(spread, table, coords, block) for d, block in pairs]
+            chosen: Sequence[Tensor | None] = wanted or [None] * num_levels
+            parts = [
+                d.decode(spread, table, coords, block, choice)
+                for (d, block), choice in zip(pairs, chosen, strict=True)
+            ]
         else:
             z = spread(table)
             pairs = zip(decoders, blocks, strict=True)
@@ -191,28 +201,44 @@ class MAE(nn.Module):
         (B, Nv, D), ``decoded`` (B, N, P), ``reco``, ``input_masked`` and ``mask``
         (B, L, C, *S), and ``loss_per_level`` (L,).
         """
-        tokens = self.encoder.tokenize(x, bbox)
+        cut = self.encoder.cut(x, bbox)
         rule = MaskRule(
             self.masking_ratio, self.masking_mode, masking_mode_is_ratio, consistent_levels,
             mask_per_sample,
         )
         source = rng_generator if generator is None else generator
-        mask = self._mask(math.prod(tokens.grid), x.shape[0], visible_idx, rule, source)
-        encoded = self.encoder.encode_visible(tokens, mask.visible)
-        decoded = self._decode(tokens, mask, encoded)
-        targets = self._targets(tokens.patches, eps)
-        wanted = _take(targets.values, mask.masked)
+        mask = self._mask(math.prod(cut.grid), x.shape[0], visible_idx, rule, source)
+        encoded = self.encoder.encode_visible(cut, mask.visible)
+        targets = self._targets(cut.patches, eps)
         if only_loss:
-            guess = project(self.final, _take(decoded, mask.masked))
-            return {"loss": functional.mse_loss(guess.to(wanted.dtype), wanted)}
-        output = project(self.final, decoded)
-        error = (_take(output, mask.masked).to(wanted.dtype) - wanted).square()
-        result = {"input": tokens.patches, "output": output, "loss": error.mean()}
+            return {"loss": self._loss(cut, mask, encoded, targets.values)}
+        output = project(self.final, self._decode(cut, mask, encoded))
+        wanted = take(targets.values, mask.masked)
+        error = (take(output, mask.masked).to(wanted.dtype) - wanted).square()
+        result = {"input": cut.patches, "output": output, "loss": error.mean()}
         if return_all:
-            per_level = self._level_losses(error, mask.masked, math.prod(tokens.grid))
+            per_level = self._level_losses(error, mask.masked, math.prod(cut.grid))
             result |= {"encoded": encoded, "decoded": output, "loss_per_level": per_level}
-            result |= self._pictures(x, tokens.patches, targets, output, mask)
+            result |= self._pictures(x, cut.patches, targets, output, mask)
         return result
+
+    def _loss(self, cut: Patches, mask: Mask, encoded: Tensor, values: Tensor) -> Tensor:
+        """Mean squared error of the masked patches, decoding no more than these where it can."""
+        # How many a level has is asked of the mask, which a GPU would have to be waited for.
+        is_known = mask.masked.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.decoder_mode != "multi" or not is_known or not mask.masked.numel():
+            decoded = self._decode(cut, mask, encoded)
+            guess, wanted = (take(t, mask.masked) for t in (decoded, values))
+            return functional.mse_loss(project(self.final, guess).to(wanted.dtype), wanted)
+        num_levels, num_patches = len(self.encoder.levels), math.prod(cut.grid)
+        found = masked_by_level(mask, num_levels, num_patches)
+        decoded = self._decode(cut, mask, encoded, [index for index, _ in found])
+        places = [index + num_patches * level for level, (index, _) in enumerate(found)]
+        wanted = take(values, torch.cat(places, dim=1))
+        error = (project(self.final, decoded).to(wanted.dtype) - wanted).square()
+        is_real = torch.cat([real for _, real in found], dim=1)
+        weight = is_real[..., None] / (mask.masked.numel() * error.shape[-1])
+        return (error * weight.to(error.dtype)).sum()
 
     def _level_losses(self, error: Tensor, masked: Tensor, num_patches: int) -> Tensor:
         """Mean error (L,) of each level's masked tokens; 0 for a level without any."""
@@ -270,8 +296,3 @@ class MAE(nn.Module):
                 decoder.load_state_dict(source.state_dict())
             taken.mask_token.data = self.mask_token.detach()[:, rows].clone()
         return taken.to(self.mask_token).train(self.training)
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens (B, K, D) of x (B, N, D) at positions (B, K)."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

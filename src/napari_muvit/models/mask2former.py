@@ -96,17 +96,7 @@ class Mask2Former(nn.Module):
         self.frequencies = build_frequencies(initial, is_trainable=False)
 
     def forward(self, layers: Sequence[Tensor], image: Tensor, bbox: Tensor) -> Tensor:
-        """Logits (B, K, *S).
-
-        Parameters
-        ----------
-        layers
-            Tokens after each skip layer, shallowest first, each (B, L, *G, D).
-        image
-            (B, C, *S) of the finest level.
-        bbox
-            (B, L, 2, A) world px.
-        """
+        """Logits (B, K, *S); for what goes in see `PixelDecoder.forward`."""
         pixels = self.decoder(layers, image, bbox)
         masks = torch.einsum("bqw,bw...->bq...", self._mask_embeddings(layers[-1], bbox), pixels)
         logits: Tensor = self.classify(masks)

@@ -78,6 +78,24 @@ def mask_from_visible(visible: Tensor, num_tokens: int) -> Mask:
     return Mask(visible, order[:, : num_tokens - visible.shape[1]])
 
 
+def masked_by_level(
+    mask: Mask, num_levels: int, num_patches: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each level, which patches are masked: positions (B, K) in the level, and which count.
+
+    K is the largest number in the batch, at least 1; rows with fewer are filled up with
+    positions that do not count. Waits for the device.
+    """
+    batch = len(mask.masked)
+    shape = (batch, num_levels * num_patches)
+    is_masked = torch.zeros(shape, dtype=torch.uint8, device=mask.masked.device)
+    is_masked = is_masked.scatter(1, mask.masked, 1).reshape(batch, num_levels, num_patches)
+    order = is_masked.argsort(dim=-1, descending=True, stable=True)
+    is_real = is_masked.gather(-1, order).bool()
+    counts = is_real.sum(dim=-1).amax(dim=0).clamp(min=1).tolist()
+    return [(order[:, i, :count], is_real[:, i, :count]) for i, count in enumerate(counts)]
+
+
 def draw_mask(
     rule: MaskRule, batch: int, levels: Sequence[float], num_patches: int,
     generator: torch.Generator | None = None,

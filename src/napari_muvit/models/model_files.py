@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +54,13 @@ def read_safe_yaml(text: str, path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -83,6 +92,27 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def filled_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, whose files are at `path` only when all of them are whole.
+
+    A full disk then leaves nothing, neither a part of a folder nor an empty one.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir()
+        yield beside
+        if path.exists():
+            for made in beside.iterdir():
+                os.replace(made, path / made.name)
+        else:
+            os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def plain_values(value: Any) -> Any:

@@ -19,6 +19,7 @@ from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.mae import MAE
 from napari_muvit.models.model_files import (
     OfficialDumper,
+    filled_folder,
     load_state,
     plain_values,
     read_safe_yaml,
@@ -119,12 +120,12 @@ def save_official(
         raise CheckpointError(
             f"Path already exists: {folder}. Pass overwrite=True, or another folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     config = plain_values(cast(Any, model)._config)
     text = yaml.dump(config, Dumper=OfficialDumper)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    replace_file(folder / OFFICIAL_WEIGHTS_FILE, lambda path: torch.save(state, path))
-    replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    with filled_folder(folder) as made:
+        replace_file(made / OFFICIAL_WEIGHTS_FILE, lambda path: torch.save(state, path))
+        replace_file(made / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def check_exportable(model: nn.Module) -> None:

@@ -16,13 +16,14 @@ from napari_muvit.errors import InputError
 from napari_muvit.models.coarse_to_fine import Context
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.kernels import product_precision
+from napari_muvit.models.linear import LinearHead
 from napari_muvit.models.mask2former import Mask2Former
 from napari_muvit.models.pixel_decoder import Norm, skip_layers, stage_factors
 from napari_muvit.models.rope import wavelength_range
 from napari_muvit.models.tokens import naive_boxes, patch_grid
 from napari_muvit.models.unetr import UNETR
 
-Decoder = Literal["unetr", "mask2former"]
+Decoder = Literal["unetr", "mask2former", "linear"]
 ASSUMED_GRID = 32
 """Patches along a crop's side where the encoder does not say its crop size."""
 
@@ -39,7 +40,7 @@ class Segmenter(nn.Module):
     num_classes
         Channels of the logits.
     decoder
-        ``unetr`` or ``mask2former``.
+        ``unetr``, ``mask2former``, or ``linear``: what frozen features alone can tell.
     norm
         Norm of the head: ``batch`` (the paper's) or ``group``.
     head_dim
@@ -73,8 +74,10 @@ class Segmenter(nn.Module):
         patch = encoder.patch_size
         self.skip_layers = skip_layers(encoder.num_layers, len(stage_factors(patch)))
         sizes = (encoder.dim, len(encoder.levels), encoder.in_channels, patch, num_classes)
-        self.head: UNETR | Mask2Former
-        if decoder == "unetr":
+        self.head: UNETR | Mask2Former | LinearHead
+        if decoder == "linear":
+            self.head = LinearHead(encoder.dim, len(encoder.levels), num_classes)
+        elif decoder == "unetr":
             self.head = UNETR(*sizes, head_dim=head_dim, norm=norm)
         else:
             self.head = Mask2Former(
@@ -178,7 +181,7 @@ def _check(
     encoder: Encoder, num_classes: int, decoder: str, head_dim: int, num_queries: int | None
 ) -> None:
     if decoder not in get_args(Decoder):
-        raise InputError(f"decoder is {decoder!r}; known are 'unetr' and 'mask2former'.")
+        raise InputError(f"decoder is {decoder!r}; known are 'unetr', 'mask2former' and 'linear'.")
     if encoder.ndim not in {2, 3}:
         raise InputError(
             f"the encoder has {encoder.ndim} spatial axes; segmentation heads exist for 2 and 3."

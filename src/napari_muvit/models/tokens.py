@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import TokenCoordinates
@@ -34,20 +35,26 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Embedded patches ``x`` (B, N, D) with their places and levels.
+class Patches:
+    """Patches of nested crops with their places and levels.
 
     ``coords`` (B, N, A) centred world px, ``absolute`` (B, N, A) world px, ``origin`` (B, A),
     ``level_idx`` (N,) int64, ``patches`` (B, N, P) pixel values, ``grid`` patches per axis.
     """
 
-    x: Tensor
     coords: Tensor
     absolute: Tensor
     origin: Tensor
     level_idx: Tensor
     patches: Tensor
     grid: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tokens(Patches):
+    """Patches together with their embeddings ``x`` (B, N, D)."""
+
+    x: Tensor
 
 
 def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -227,17 +234,42 @@ def _fractions(num_patches: int, policy: TokenCoordinates, like: Tensor) -> Tens
 class Spread:
     """Puts a table of visible tokens and one vector per level into sequence order.
 
-    ``visible`` (B, Nv) int64 are the positions of the visible tokens among N = L * n.
+    ``visible`` (B, Nv) int64 are the positions of the visible tokens among N = L * n, n the
+    patches of ``grid``.
     """
 
     visible: Tensor
     num_levels: int
-    num_patches: int
+    grid: tuple[int, ...]
 
-    def __call__(self, table: Tensor) -> Tensor:
-        """(B, Nv + L, D) as (B, N, D): masked tokens get the vector of their level."""
-        num_visible = self.visible.shape[1]
-        # Scatter onto expanded vectors, not gather: its gradient adds nothing up atomically.
-        base = table[:, num_visible:, None].expand(-1, -1, self.num_patches, -1).flatten(1, 2)
-        index = self.visible[..., None].expand(-1, -1, table.shape[-1])
-        return base.scatter(1, index, table[:, :num_visible])
+    @property
+    def num_patches(self) -> int:
+        """Patches of a level, n."""
+        return math.prod(self.grid)
+
+    @property
+    def is_masked(self) -> Tensor:
+        """Which patches of every level are masked, (B, L, *grid) bool."""
+        batch, num_tokens = len(self.visible), self.num_levels * self.num_patches
+        masked = self.visible.new_ones(batch, num_tokens, dtype=torch.bool)
+        return masked.scatter(1, self.visible, False).reshape(batch, self.num_levels, *self.grid)
+
+    def along_axes(self, coords: Tensor) -> tuple[Tensor, ...]:
+        """Coordinates (B, N, A) of the grids as one (B, L, n_a) for every axis."""
+        grid = coords.reshape(len(coords), self.num_levels, *self.grid, coords.shape[-1])
+        places = []
+        for axis in range(len(self.grid)):
+            row = grid[..., axis].movedim(2 + axis, 2)
+            places.append(row.flatten(3)[..., 0] if row.ndim > 3 else row)
+        return tuple(places)
+
+    def __call__(self, table: Tensor, rows: slice = slice(None)) -> Tensor:
+        """(B, Nv + L, D) as (B, N, D), or `rows` of it: masked tokens get their level's vector."""
+        batch, num_rows, width = table.shape
+        places = torch.arange(num_rows, device=table.device)
+        seen, unseen = places.split([self.visible.shape[1], self.num_levels])
+        order = unseen.repeat_interleave(self.num_patches).expand(batch, -1)
+        order = order.scatter(1, self.visible, seen.expand_as(self.visible))
+        first = torch.arange(batch, device=table.device)[:, None] * num_rows
+        # Not gather, whose gradient adds up atomically on a GPU.
+        return functional.embedding((order + first)[:, rows], table.reshape(-1, width))

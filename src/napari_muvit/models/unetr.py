@@ -36,16 +36,6 @@ class UNETR(nn.Module):
         self.classify = convolution(head_dim, num_classes, 1, len(patch_size), bias=True)
 
     def forward(self, layers: Sequence[Tensor], image: Tensor, bbox: Tensor) -> Tensor:
-        """Logits (B, K, *S).
-
-        Parameters
-        ----------
-        layers
-            Tokens after each skip layer, shallowest first, each (B, L, *G, D).
-        image
-            (B, C, *S) of the finest level.
-        bbox
-            (B, L, 2, A) world px.
-        """
+        """Logits (B, K, *S); for what goes in see `PixelDecoder.forward`."""
         logits: Tensor = self.classify(self.decoder(layers, image, bbox))
         return logits
