@@ -46,6 +46,19 @@ def test_window_is_cut_at_the_image_and_refused_outside(store: AnnotationStore) 
         store.window(center=(5000, 5000), size=10)
 
 
+def test_painting_the_label_that_is_shown_sets_what_lies_below(store: AnnotationStore) -> None:
+    store.write(1, (80, 80), np.ones((2, 8), bool), 2)
+    store.write(1, (82, 80), np.ones((1, 8), bool), 3)
+    coarse = store.window(corner=(-0.5, -0.5), level=8, size=32)
+    assert coarse.labels[10, 10] == 2
+    coarse.touch((np.array([10]), np.array([10])))
+    assert coarse.commit() == 1
+    assert coarse.commit() == 0
+    assert (store.read(1, (80, 80), (8, 8)) == 2).all()
+    assert coarse.undo()
+    assert np.array_equal(np.unique(store.read(1, (80, 80), (8, 8))), [0, 2, 3])
+
+
 def test_coarse_stroke_leaves_fine_labels_beside_it_alone(store: AnnotationStore) -> None:
     rng = np.random.default_rng(0)
     fine = store.window(corner=(-0.5, -0.5), level=1, size=256)

@@ -102,6 +102,10 @@ def test_mistakes_are_told_at_the_call(tmp_path: Path) -> None:
         convert(NOISE, tmp_path / "out.zarr", levels=(4, 1))
     with pytest.raises(InputError, match="workers"):
         convert(NOISE, tmp_path / "out.zarr", workers=0)
+    with pytest.raises(InputError, match="address"):
+        convert(NOISE, "s3://bucket/out.zarr")
+    with pytest.raises(InputError, match="multiple of chunk"):
+        convert(NOISE, tmp_path / "out.zarr", chunk=64, shard=100)
     assert not (tmp_path / "out.zarr").exists()
 
 

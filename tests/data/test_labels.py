@@ -63,6 +63,17 @@ def test_foreground_is_what_is_not_background():
     assert len(TABLE) == 2
 
 
+@pytest.mark.parametrize(("values", "expected"), [
+    ((1, 2), 0), ((0, 1), 255), ((0, 255), 256), ((-1, 0), 255), ((), 0),
+])
+def test_what_is_not_judged_gets_a_value_of_its_own(values, expected):
+    table = ClassTable(make_classes(values)).with_unlabelled()
+    assert table.unlabelled == expected
+    assert table.to_values(np.array([-1])) == expected
+    assert table.with_unlabelled() is table
+    assert ClassTable(make_classes((1,)), unlabelled=7).with_unlabelled().unlabelled == 7
+
+
 def test_dict_round_trip():
     assert ClassTable.from_dict(TABLE.to_dict()) == TABLE
 

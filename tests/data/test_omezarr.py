@@ -28,6 +28,7 @@ class Table:
     """Just enough of a class table."""
 
     classes: tuple[Row, ...]
+    unlabelled: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {"classes": [vars(row) for row in self.classes], "unlabelled": 0}

@@ -9,11 +9,16 @@ from skimage.measure import regionprops
 
 from napari_muvit.data import landmarks, rings
 from napari_muvit.data.cohort import read_cohort
+from napari_muvit.data.drawn_sets import split_seed
 from napari_muvit.data.labels import read_class_table
 from napari_muvit.data.pyramid import open_pyramid
-from napari_muvit.data.rings import perlin, rings_image, split_seed, write_rings
+from napari_muvit.data.rings import perlin, rings_image
 
 MAKERS = [rings_image, landmarks.landmarks_image]
+SETS = [
+    (rings.write_rings, rings_image, rings.CLASSES, "rings.csv", 64),
+    (landmarks.write_landmarks, landmarks.landmarks_image, landmarks.CLASSES, "landmarks.csv", 32),
+]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -73,21 +78,23 @@ def test_noise_is_smooth_and_centred():
     assert np.abs(np.diff(noise, axis=0)).max() < 0.1
 
 
-def test_a_set_is_written_once_and_can_be_continued(tmp_path):
+@pytest.mark.parametrize(("write", "make", "classes", "name", "side"), SETS)
+def test_a_set_is_written_once_and_can_be_continued(tmp_path, write, make, classes, name, side):
     counts = {"train": 2, "val": 1}
     seen = []
-    path = write_rings(tmp_path, counts, seed=5, size=256, progress=lambda *a: seen.append(a))
+    path = write(tmp_path, counts, seed=5, size=256, progress=lambda *a: seen.append(a))
+    assert path.name == name
     assert seen == [(1, 3), (2, 3), (3, 3)]
     rows = read_cohort(path)
     assert [row.split for row in rows] == ["train", "train", "val"]
     image, labels = open_pyramid(rows[0].image), open_pyramid(rows[0].labels)
-    expected = rings_image(split_seed(5, "train", 0), 256)
+    expected = make(split_seed(5, "train", 0), 256)
     np.testing.assert_array_equal(image.read(0, (0, 0), (256, 256))[0], expected[0])
     np.testing.assert_array_equal(labels.read(0, (0, 0), (256, 256))[0], expected[1])
-    assert image.shapes == ((256, 256), (64, 64))
-    assert read_class_table(labels) == rings.CLASSES
+    assert image.shapes == ((256, 256), (side, side))
+    assert read_class_table(labels) == classes
     before = (tmp_path / "images").stat().st_mtime_ns
-    assert write_rings(tmp_path, counts, seed=5, size=256) == path
+    assert write(tmp_path, counts, seed=5, size=256) == path
     assert (tmp_path / "images").stat().st_mtime_ns == before
 
 
@@ -95,6 +102,7 @@ def test_images_of_a_set_differ_in_their_seeds():
     seeds = {split_seed(s, split, i) for s in range(2) for split in rings.COUNTS for i in range(9)}
     assert len(seeds) == 2 * 3 * 9
     assert rings.COUNTS == {"train": 1638, "val": 220, "test": 190}
+    assert landmarks.COUNTS == {"train": 90, "val": 10, "test": 20}
 
 
 def test_landmarks_lie_apart_and_decide():
@@ -104,3 +112,16 @@ def test_landmarks_lie_apart_and_decide():
     assert gaps.min() >= 0.22
     crowded = landmarks.scatter_points(rng, 60, 0.22, 0.03)
     assert crowded.shape == (60, 2)
+
+
+def test_the_nearest_landmark_decides():
+    """Found again in the picture: discs are filled in the middle, frames are dark there."""
+    quiet = landmarks.LandmarkOptions(noise=0.0, count=2, cell_brightness=0.99)
+    image, labels = landmarks.landmarks_image(1, 512, quiet)
+    shapes = [r for r in regionprops(components((image > 140) & (image < 165))) if r.area > 200]
+    assert len(shapes) == 2
+    disc, frame = sorted(shapes, key=lambda r: r.area_filled - r.area)
+    places = np.argwhere(labels > 0)
+    gaps = [np.linalg.norm(places - np.asarray(r.centroid), axis=1) for r in (disc, frame)]
+    expected = np.where(gaps[0] < gaps[1], landmarks.DISC, landmarks.FRAME)
+    assert (labels[labels > 0] == expected).mean() > 0.97

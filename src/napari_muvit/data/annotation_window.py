@@ -109,6 +109,7 @@ class AnnotationWindow:
         self.box = pixel_box(place.start, place.size, factors, aligned_offset(factors))
         self.labels: NDArray[Any] = store.read(place.level, place.start, place.size)
         self._committed = self.labels.copy()
+        self._touched: NDArray[np.bool_] | None = None
         self._open_edit: int | None = None
         self._done: list[int] = []
         self._undone: list[int] = []
@@ -123,6 +124,17 @@ class AnnotationWindow:
         """Whether an undone stroke can be brought back."""
         return bool(self._undone)
 
+    def touch(self, indices: tuple[NDArray[Any], ...]) -> None:
+        """Note pixels that are painted, though they may show the label already.
+
+        A coarse pixel shows the most frequent label below it; painting that label over it
+        sets all of them.
+        """
+        if self.place.level > 1:
+            if self._touched is None:
+                self._touched = np.zeros(self.labels.shape, bool)
+            self._touched[indices] = True
+
     def commit(self, is_stroke_done: bool = True) -> int:
         """Write the pixels painted since the last call; returns how many.
 
@@ -133,6 +145,9 @@ class AnnotationWindow:
             and is undone with it.
         """
         mask = self.labels != self._committed
+        if self._touched is not None:
+            mask |= self._touched
+            self._touched = None
         count = int(np.count_nonzero(mask))
         if count:
             edit = self.store.write(

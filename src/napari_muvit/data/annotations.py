@@ -70,12 +70,7 @@ def open_annotations(
     pyramid = image if hasattr(image, "spatial_shape") else open_pyramid(image)
     place = Path(path) if path is not None else annotation_path(pyramid.source, folder)
     if not place.exists():
-        if not writable:
-            raise SourceNotFoundError(
-                f"there are no annotations at {place}. Open them for writing to begin some.",
-                source=str(place),
-            )
-        create_annotations(place, pyramid, classes)
+        _begin(place, pyramid, classes, writable)
     store = AnnotationStore(place, writable=writable)
     try:
         check_same_image(place, store.shape, store.image, pyramid)
@@ -83,6 +78,15 @@ def open_annotations(
         store.close()
         raise
     return store
+
+
+def _begin(place: Path, pyramid: Any, classes: ClassTable | None, writable: bool) -> None:
+    if not writable:
+        raise SourceNotFoundError(
+            f"there are no annotations at {place}. Open them for writing to begin some.",
+            source=str(place),
+        )
+    create_annotations(place, pyramid, classes)
 
 
 class AnnotationStore:

@@ -24,6 +24,7 @@ from napari_muvit.data.crop import read_region
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
 from napari_muvit.data.pyramid import Pyramid, open_pyramid
+from napari_muvit.data.sources.remote import is_url
 from napari_muvit.errors import InputError, RunExistsError
 from napari_muvit.geometry import parse_levels
 
@@ -83,11 +84,9 @@ def convert(
     source
         Anything that `open_pyramid` takes. All time points are converted unless `t` chooses.
     levels
-        Downsampling factors of the arrays that are written.
-    chunk, shard
-        Pixels along y and x, or one number for each spatial axis.
-    fmt
-        ``"0.4"`` or ``"0.5"``.
+        Factors of the arrays that are written.
+    chunk, shard, fmt
+        Pixels along y and x, or of each spatial axis; ``"0.4"`` or ``"0.5"``.
     as_labels, classes
         Write labels: coarser arrays take the majority. A class table implies it.
     workers
@@ -102,28 +101,52 @@ def convert(
     SourceError, InputError
     """
     factors = parse_levels(levels)
-    pyramid = _open_all(source, channels, t, z, image)
-    if as_labels or classes is not None:
-        pyramid = pyramid.as_labels()
-    spatial = pyramid.axes[1:]
-    has_channels = not (pyramid.is_labels and pyramid.num_channels == 1)
-    axes = "".join(a for a in "tczyx" if a in (pyramid.axes if has_channels else spatial))
+    _check_call(output, chunk, shard, workers)
+    pyramid = _open_all(source, channels, t, z, image, as_labels or classes is not None)
     settings = {"chunk": chunk, "shard": shard, "fmt": fmt, "labels": pyramid.is_labels,
                 "classes": None if classes is None else classes.to_dict()}
-    scaled = tuple(a for a in scaled_axes if a != "z" or "z" in spatial)
-    job = _Job(pyramid.uncached(), Path(output), factors, axes, scaled, settings, classes)
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}; at least one thread is needed. Pass 1 or more.")
+    scaled = tuple(a for a in scaled_axes if a != "z" or "z" in pyramid.axes)
+    job = _Job(pyramid.uncached(), Path(output), factors, _written_axes(pyramid), scaled, settings,
+               classes)
     _check_output(job)
     return _run_alone(job, workers or min(4, os.cpu_count() or 1))
 
 
-def _open_all(source: Any, channels: Any, t: Any, z: Any, image: str | int | None) -> Pyramid:
+def _check_call(
+    output: str | os.PathLike[str], chunk: int | Sequence[int], shard: int | Sequence[int] | None,
+    workers: int | None,
+) -> None:
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; at least one thread is needed. Pass 1 or more.")
+    if is_url(os.fspath(output)):
+        raise InputError(
+            f"the output {os.fspath(output)} is an address; conversions are written to this "
+            "computer. Pass a path, and upload the folder when it is complete."
+        )
+    sides, wholes = np.atleast_1d(chunk), np.atleast_1d(1 if shard is None else shard)
+    comparable = shard is not None and 0 not in sides and (
+        1 in {sides.size, wholes.size} or sides.size == wholes.size)
+    if comparable and np.remainder(wholes, sides).any():
+        raise InputError(
+            f"shard is {shard} for chunks of {chunk}; shards hold whole chunks. Pass a multiple "
+            "of chunk."
+        )
+
+
+def _written_axes(pyramid: Pyramid) -> str:
+    """Axes of the output in stored order; labels of one channel have none."""
+    has_channels = not (pyramid.is_labels and pyramid.num_channels == 1)
+    return "".join(a for a in "tczyx" if a in pyramid.axes[0 if has_channels else 1:])
+
+
+def _open_all(
+    source: Any, channels: Any, t: Any, z: Any, image: str | int | None, as_labels: bool
+) -> Pyramid:
     """The pyramid with every time point, unless one was chosen."""
     pyramid = open_pyramid(source, channels=channels, t=t, z=z, image=image)
     if t is None and pyramid.num_times > 1 and not isinstance(source, Pyramid):
-        return open_pyramid(source, channels=channels, t=slice(None), z=z, image=image)
-    return pyramid
+        pyramid = open_pyramid(source, channels=channels, t=slice(None), z=z, image=image)
+    return pyramid.as_labels() if as_labels else pyramid
 
 
 def _check_output(job: _Job) -> None:

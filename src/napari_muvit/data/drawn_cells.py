@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_muvit.data.labels import ClassTable
-from napari_muvit.data.omezarr import create_pyramid
+from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.geometry import FloatArray
+
+
+@dataclass(frozen=True)
+class CellOptions:
+    """How cells look, whatever their class: lengths as shares of the image's side.
+
+    Attributes
+    ----------
+    cell
+        Smallest and largest radius of a cell.
+    pitch
+        Mean distance between cells.
+    cell_brightness, noise
+        Brightness from 0 to 1, and the standard deviation of the camera's noise on it.
+    """
+
+    cell: tuple[float, float] = (0.006, 0.009)
+    pitch: float = 0.04
+    cell_brightness: float = 0.8
+    noise: float = 0.05
 
 
 def draw_cells(
@@ -52,44 +69,29 @@ def draw_cells(
     return cells, labels
 
 
-def finish_image(
-    rng: np.random.Generator, background: FloatArray, cells: FloatArray,
-    cell_brightness: float, noise: float,
-) -> NDArray[np.uint8]:
-    """Cells over a background, both 0..1, with camera noise; uint8."""
-    image = background * (1 - cells) + cell_brightness * cells
-    image += noise * rng.standard_normal(image.shape, dtype=np.float32)
-    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+def draw_scene(
+    rng: np.random.Generator, classes: ArrayLike, background: FloatArray, look: CellOptions,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An image (size, size) of cells over `background`, 0..1, with camera noise; their labels.
+
+    Parameters
+    ----------
+    classes
+        (size, size) label that a cell at each place gets; 0 means none there.
+    """
+    cells, labels = draw_cells(rng, classes, look.pitch, look.cell)
+    image = background * (1 - cells) + look.cell_brightness * cells
+    image += look.noise * rng.standard_normal(image.shape, dtype=np.float32)
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8), labels
 
 
-def write_pair(
-    paths: tuple[Path, Path], image: NDArray[np.uint8], labels: NDArray[np.uint8],
-    classes: ClassTable, levels: Sequence[int],
-) -> None:
-    """Write an image and its labels as OME-Zarr pyramids; whole, or not at all."""
-    for path, pixels, table in zip(paths, (image, labels), (None, classes), strict=True):
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(path, ignore_errors=True)
-        side = len(pixels)
-        arrays = create_pyramid(
-            partial, shape=pixels.shape, axes="yx", levels=levels, dtype=np.uint8,
-            chunk=min(256, side), shard=side if side % 256 == 0 else None, classes=table,
-            name=path.name.split(".")[0],
-        )
-        for level, array in zip(levels, arrays, strict=True):
-            array[:] = _shrink(pixels, level, is_labels=table is not None)
-        partial.rename(path)
+def cell_classes(first: str, second: str) -> ClassTable:
+    """Background 0 and two kinds of cell, 1 and 2, by their names."""
+    rows = ((0, "background", "#808080"), (1, first, "#377eb8"), (2, second, "#e41a1c"))
+    return ClassTable(tuple(LabelClass(*row) for row in rows), background=0)
 
 
-def _shrink(pixels: NDArray[np.uint8], level: int, is_labels: bool) -> NDArray[np.uint8]:
-    """Every level-th label, or the mean of blocks of level x level pixels."""
-    if level == 1:
-        return pixels
-    if is_labels:
-        return pixels[level // 2::level, level // 2::level]
-    cells = -(-len(pixels) // level)
-    padded = np.pad(pixels, (0, cells * level - len(pixels)), mode="edge")
-    mean = padded.reshape(cells, level, cells, level).mean(axis=(1, 3))
-    shrunk: NDArray[np.uint8] = np.rint(mean).astype(np.uint8)
-    return shrunk
+def pixel_centres(size: int) -> FloatArray:
+    """Places of pixel centres along one side, as shares of it."""
+    centres: FloatArray = (np.arange(size) + 0.5) / size
+    return centres

@@ -60,7 +60,7 @@ def read_geojson(
     for number, feature in enumerate(features):
         try:
             polygons.extend(reader.polygons(feature))
-        except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             if isinstance(error, MuvitError):
                 raise
             raise SourceError(

@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,17 @@ class ClassTable:
     def foreground(self) -> tuple[int, ...]:
         """Indices (channels) of the classes that are not background."""
         return tuple(i for i, value in enumerate(self.values) if value != self.background)
+
+    def with_unlabelled(self) -> ClassTable:
+        """This table with a value for what is not judged: its own, else the first free one.
+
+        Free are looked for in the order 0, 255, one more than the highest class, so that
+        what was never judged cannot be taken for a class, background included.
+        """
+        if self.unlabelled is not None:
+            return self
+        free = (v for v in (0, 255, max(self.values, default=0) + 1) if v not in self.values)
+        return replace(self, unlabelled=next(free))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for YAML and JSON."""

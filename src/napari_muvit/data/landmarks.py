@@ -7,29 +7,27 @@ ways of training where the rings take hours.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_muvit.data.drawn_cells import draw_cells, finish_image
-from napari_muvit.data.labels import ClassTable, LabelClass
+from napari_muvit.data.drawn_cells import CellOptions, cell_classes, draw_scene, pixel_centres
+from napari_muvit.data.drawn_sets import DrawnSet, write_set
 from napari_muvit.geometry import FloatArray
 
 SIZE = 1024
+COUNTS = {"train": 90, "val": 10, "test": 20}
+"""Images of each split by default."""
+
 DISC, FRAME = 1, 2
-CLASSES = ClassTable(
-    (
-        LabelClass(0, "background", "#808080"),
-        LabelClass(DISC, "near a disc", "#377eb8"),
-        LabelClass(FRAME, "near a frame", "#e41a1c"),
-    ),
-    background=0,
-)
+CLASSES = cell_classes("near a disc", "near a frame")
 
 
 @dataclass(frozen=True)
-class LandmarkOptions:
+class LandmarkOptions(CellOptions):
     """Lengths as shares of the image's side, brightness from 0 to 1.
 
     Attributes
@@ -50,7 +48,6 @@ class LandmarkOptions:
     margin: float = 0.02
     cell: tuple[float, float] = (0.005, 0.008)
     pitch: float = 0.025
-    noise: float = 0.05
 
 
 def landmarks_image(
@@ -65,9 +62,21 @@ def landmarks_image(
     """
     options = options or LandmarkOptions()
     rng = np.random.default_rng([seed, 0x4C616E64])
+    nearest, shapes = _draw_landmarks(rng, pixel_centres(size), options)
+    classes = np.where(nearest[0] < nearest[1], DISC, FRAME)
+    unclear = np.abs(nearest[0] - nearest[1]) < options.margin
+    covered = nearest.min(axis=0) < options.radius * 1.5 + options.cell[1]
+    classes = np.where(unclear | covered, 0, classes)
+    return draw_scene(rng, classes, 0.15 + 0.45 * shapes, options)
+
+
+def _draw_landmarks(
+    rng: np.random.Generator, place: FloatArray, options: LandmarkOptions
+) -> tuple[FloatArray, FloatArray]:
+    """Distance to the nearest disc and the nearest frame (2, size, size), and their brightness."""
+    size = len(place)
     points = scatter_points(rng, options.count, options.apart, options.radius)
     kinds = rng.permutation(np.arange(options.count) % 2)
-    place = (np.arange(size) + 0.5) / size
     nearest = np.full((2, size, size), np.inf)
     shapes = np.zeros((size, size))
     for (y, x), kind in zip(points, kinds, strict=True):
@@ -79,12 +88,7 @@ def landmarks_image(
         if kind == 1:
             shape *= np.clip((reach - options.radius / 2) * size + 0.5, 0, 1)
         shapes = np.maximum(shapes, shape)
-    classes = np.where(nearest[0] < nearest[1], DISC, FRAME)
-    unclear = np.abs(nearest[0] - nearest[1]) < options.margin
-    covered = nearest.min(axis=0) < options.radius * 1.5 + options.cell[1]
-    classes = np.where(unclear | covered, 0, classes)
-    cells, labels = draw_cells(rng, classes, options.pitch, options.cell)
-    return finish_image(rng, 0.15 + 0.45 * shapes, cells, 0.8, options.noise), labels
+    return nearest, shapes
 
 
 def scatter_points(
@@ -102,3 +106,30 @@ def scatter_points(
         else:
             needed *= 0.9
     return np.stack(points)
+
+
+def write_landmarks(
+    folder: str | Path, counts: Mapping[str, int] | None = None, seed: int = 0,
+    size: int = SIZE, levels: tuple[int, ...] = (1, 8),
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a set of images and labels as OME-Zarr, with a cohort CSV that names them all.
+
+    Images that are there already are kept, so an interrupted call can be repeated.
+
+    Parameters
+    ----------
+    counts
+        Images of each split; by default 90 train, 10 val, 20 test.
+    levels
+        Arrays of each pyramid.
+    progress
+        Called with the number of images done and of all, after each.
+
+    Returns
+    -------
+    Path
+        Of the cohort CSV.
+    """
+    landmarks = DrawnSet("landmarks", landmarks_image, CLASSES, COUNTS)
+    return write_set(landmarks, folder, counts, seed, size, levels, progress)

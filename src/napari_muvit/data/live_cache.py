@@ -1,9 +1,10 @@
 """Stage 7 of 7: what live prediction has found so far, on disk, one chunk for each tile.
 
-An OME-Zarr of labels whose finest array has chunks of exactly one tile's cell, a file with one
-byte of state for each tile, and a file with each tile's entropy. Coarser arrays take the pixel
-nearest to the centre of theirs, so that every tile adds its own part and nothing else. The
-coarsest is also held as a numpy array that is filled in place: viewers keep it whole.
+An OME-Zarr of labels, and one of confidence, whose finest arrays have chunks of exactly one
+tile's cell, a file with one byte of state for each tile, and a file with each tile's entropy.
+Coarser arrays take the pixel nearest to the centre of theirs, so that every tile adds its own
+part and nothing else. The coarsest are also held as numpy arrays that are filled in place:
+viewers keep them whole.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from napari_muvit.data.omezarr import create_pyramid, open_arrays
 from napari_muvit.data.output import write_text
 from napari_muvit.errors import LockedError
 
+LABELS, CONFIDENCE = "labels.ome.zarr", "confidence.ome.zarr"
 NONE, DONE, OLD = 0, 1, 2
 """State of a tile: nothing there, of the present model, of an earlier model."""
 
@@ -72,8 +74,8 @@ class CacheLayout:
 
     @property
     def cell_bytes(self) -> int:
-        """Bytes of one tile, before compression."""
-        return int(np.prod(self.cell)) * np.dtype(self.dtype).itemsize
+        """Bytes of one tile's labels and confidence, before compression."""
+        return int(np.prod(self.cell)) * (np.dtype(self.dtype).itemsize + 1)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -107,8 +109,8 @@ class LiveCache:
         uint8 of each tile, (planes, *tiles); read only outside.
     entropies
         float32 of each tile, NaN where unknown.
-    coarsest
-        The coarsest array, filled in place.
+    coarsest, coarsest_confidence
+        The coarsest arrays, filled in place.
     """
 
     def __init__(self, folder: str | Path, layout: CacheLayout, model: str) -> None:
@@ -128,12 +130,14 @@ class LiveCache:
         if known is None or known.get("image") != self.layout.image:
             self._create()
             known = {}
-        self._store = open_arrays(self.folder / "labels.ome.zarr")
+        self._labels = open_arrays(self.folder / LABELS)
+        self._confidence = open_arrays(self.folder / CONFIDENCE)
         self.states: NDArray[np.uint8] = np.fromfile(
             self.folder / "states.bin", np.uint8).reshape(self.layout.tiles)
         self.entropies: NDArray[np.float32] = np.fromfile(
             self.folder / "entropies.bin", np.float32).reshape(self.layout.tiles)
-        self.coarsest: NDArray[Any] = np.asarray(self._store[-1][...])
+        self.coarsest: NDArray[Any] = np.asarray(self._labels[-1][...])
+        self.coarsest_confidence: NDArray[np.uint8] = np.asarray(self._confidence[-1][...])
         self._state_file = (self.folder / "states.bin").open("r+b")
         self._entropy_file = (self.folder / "entropies.bin").open("r+b")
         self.set_model(model, is_new=known.get("model") not in (None, model))
@@ -148,15 +152,18 @@ class LiveCache:
     def _create(self) -> None:
         """An empty cache in the place of whatever was there; its meta file comes last."""
         (self.folder / "cache.json").unlink(missing_ok=True)
-        store = self.folder / "labels.ome.zarr"
-        if store.exists():
-            shutil.rmtree(store)
         spatial = sum(letter in "zyx" for letter in self.layout.axes)
         chunk = (1,) * (spatial - len(self.layout.cell)) + self.layout.cell
-        create_pyramid(
-            store, shape=self.layout.shape, axes=self.layout.axes, levels=self.layout.levels,
-            dtype=self.layout.dtype, chunk=chunk, is_labels=True, fill_value=self.layout.fill,
-        )
+        for name, dtype, fill in (
+            (LABELS, self.layout.dtype, self.layout.fill), (CONFIDENCE, "uint8", 0),
+        ):
+            store = self.folder / name
+            if store.exists():
+                shutil.rmtree(store)
+            create_pyramid(
+                store, shape=self.layout.shape, axes=self.layout.axes, levels=self.layout.levels,
+                dtype=dtype, chunk=chunk, is_labels=name == LABELS, fill_value=fill,
+            )
         np.zeros(self.layout.tiles, np.uint8).tofile(self.folder / "states.bin")
         np.full(self.layout.tiles, np.nan, np.float32).tofile(self.folder / "entropies.bin")
 
@@ -174,23 +181,27 @@ class LiveCache:
     @property
     def num_levels(self) -> int:
         """Arrays of the pyramid."""
-        return len(self._store)
+        return len(self._labels)
 
     def level_shape(self, level: int) -> tuple[int, ...]:
         """Shape of one array."""
-        return tuple(self._store[level].shape)
+        return tuple(self._labels[level].shape)
 
     def level_chunks(self, level: int) -> tuple[int, ...]:
         """Chunks of one array."""
-        return tuple(self._store[level].chunks)
+        return tuple(self._labels[level].chunks)
 
     def read(self, level: int, index: Any) -> NDArray[Any]:
         """Labels of one array; never more than a read."""
-        return np.asarray(self._store[level][index])
+        return np.asarray(self._labels[level][index])
+
+    def read_confidence(self, level: int, index: Any) -> NDArray[np.uint8]:
+        """Confidence of one array; never more than a read."""
+        return np.asarray(self._confidence[level][index])
 
     def write(
         self, tile: Index, region: tuple[slice, ...], labels: NDArray[Any], *,
-        entropy: float, state: int = DONE,
+        confidence: NDArray[np.uint8], entropy: float, state: int = DONE,
     ) -> None:
         """Keep one tile.
 
@@ -200,22 +211,29 @@ class LiveCache:
             Plane and place in the grid of tiles.
         region
             Its pixels along the axes of the tiles.
-        labels
-            Labels there.
+        labels, confidence
+            Labels there, and the probability of each, 255 for certain.
         """
         lead = tile[: self.layout.num_planes_axes]
-        whole: tuple[Any, ...] = (*lead, *region)
-        self._store[0][whole] = labels
-        if len(self._store) == 1:
-            self.coarsest[whole] = labels
-        for number, factor in enumerate(self.layout.levels[1:], start=1):
-            self._write_coarse(number, factor, lead, region, labels)
+        labels = labels.astype(self.layout.dtype, copy=False)
+        # Labels last: who looks in between finds no label without its confidence.
+        for arrays, coarsest, values in (
+            (self._confidence, self.coarsest_confidence, confidence),
+            (self._labels, self.coarsest, labels),
+        ):
+            arrays[0][(*lead, *region)] = values
+            for number, factor in enumerate(self.layout.levels):
+                found = self._pick(factor, lead, region)
+                if number and found is not None:
+                    arrays[number][found[0]] = values[found[1]]
+                if number == len(arrays) - 1 and found is not None:
+                    coarsest[found[0]] = values[found[1]]
         self._set_state(tile, state, entropy)
 
-    def _write_coarse(
-        self, number: int, factor: int, lead: Index, region: tuple[slice, ...],
-        labels: NDArray[Any],
-    ) -> None:
+    def _pick(
+        self, factor: int, lead: Index, region: tuple[slice, ...]
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
+        """Where a region lies in the array of a factor, and which of its pixels go there."""
         target, source = [], []
         sizes = self.layout.shape[len(lead):]
         for axis, (part, size) in enumerate(zip(region, sizes, strict=True)):
@@ -224,14 +242,11 @@ class LiveCache:
             high = -(-size // step) if part.stop == size else -(-(part.stop - step // 2) // step)
             picked = np.minimum(np.arange(low, high) * step + step // 2, size - 1)
             picked = picked[picked >= part.start]
+            if not len(picked):
+                return None
             target.append(slice(high - len(picked), high))
             source.append(picked - part.start)
-        if all(len(picked) for picked in source):
-            small = labels[np.ix_(*source)]
-            place: tuple[Any, ...] = (*lead, *target)
-            self._store[number][place] = small
-            if number == len(self._store) - 1:
-                self.coarsest[place] = small
+        return (*lead, *target), np.ix_(*source)
 
     def _set_state(self, tile: Index, state: int, entropy: float) -> None:
         place = int(np.ravel_multi_index(tile, self.layout.tiles))
@@ -251,7 +266,8 @@ class LiveCache:
         lead = tile[: self.layout.num_planes_axes]
         cells = zip(tile[len(lead):], self.layout.cell, self.layout.shape[len(lead):], strict=True)
         region = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in cells)
-        self._store[0][(*lead, *region)] = self.layout.fill
+        self._labels[0][(*lead, *region)] = self.layout.fill
+        self._confidence[0][(*lead, *region)] = 0
 
     def close(self) -> None:
         """Let go of every file; calling it again does nothing."""

@@ -28,6 +28,9 @@ COLOUR_CHANNELS = 4
 DEEP_CHUNK = 16
 """Planes in a chunk of a volume, at most."""
 
+ArrayPlan = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]
+"""Shape, chunks and shards of one array."""
+
 
 def create_pyramid(
     path: str | Path, *, shape: Sequence[int], axes: str, levels: Sequence[float] | float,
@@ -37,57 +40,47 @@ def create_pyramid(
     channel_names: Sequence[str] | None = None, classes: ClassTable | None = None,
     is_labels: bool = False, fill_value: float = 0, overwrite: bool = False,
 ) -> list[Any]:
-    """Create an empty OME-Zarr image; its zarr arrays ("0", "1", ..) are returned, finest first.
-
-    Only chunks that are written take space.
+    """Create an empty OME-Zarr image, which takes no space; its zarr arrays, finest first.
 
     Parameters
     ----------
-    shape
-        Of the full-resolution array, over `axes`.
-    axes
-        Letters of ``tczyx`` in this order, y and x among them.
-    levels
-        Downsampling factor of each array; its size is ceil(n / level) along the scaled axes.
+    shape, axes
+        Full-resolution size of each axis; letters of ``tczyx`` in this order, ending with yx.
+    levels, scaled_axes
+        Downsampling factor of each array, and the axes that it downsamples, by letter or
+        position among the spatial ones; they get ceil(n / level) pixels.
     chunk, shard
-        Pixels along y and x, or one number for each spatial axis. Shards need 0.5 and hold
-        whole chunks.
-    pixel_size
-        um of each spatial axis at full resolution.
-    translation
-        um of each spatial axis: place of the centre of full-resolution pixel 0. Where
-        `pixel_size` is None, world px.
-    scaled_axes
-        Axes that a level downsamples, by letter or position among the spatial ones.
+        Pixels along y and x, or of each spatial axis. Shards need 0.5 and hold whole chunks.
+    pixel_size, translation
+        um of each spatial axis: a full-resolution pixel's size, and where the first one's centre
+        lies (world px where `pixel_size` is None).
     classes, is_labels
         A class table makes this a label image; `is_labels` does it without a table.
 
     Raises
     ------
-    RunExistsError
-        If `path` holds something and `overwrite` is False.
-    InputError
-        If the arguments do not fit together.
+    RunExistsError, InputError
+        If `path` holds something and `overwrite` is False, or arguments do not fit together.
     """
-    factors = parse_levels(levels)
-    plan = _plan(axes, shape, factors, chunk, shard, scaled_axes, fmt)
-    spatial = [a for a in axes if a in "zyx"]
-    scaled = _scaled_letters(spatial, scaled_axes)
-    folder = Path(path)
-    block: dict[str, Any] = {"multiscales": [{
-        "axes": _axes_metadata(axes, pixel_size),
-        "datasets": _datasets(axes, spatial, scaled, factors, pixel_size, translation),
-        "name": name or folder.name.split(".")[0],
-    }]}
+    plan = _plan(axes, shape, parse_levels(levels), chunk, shard, scaled_axes, fmt)
+    rows = _datasets(axes, scaled_axes, parse_levels(levels), pixel_size, translation)
+    block = _multiscales(axes, rows, pixel_size, name or Path(path).name.split(".")[0])
     if channel_names is not None:
         count = int(shape[axes.index("c")]) if "c" in axes else 1
         block["omero"] = _omero(list(channel_names), count, np.dtype(dtype))
     if classes is not None or is_labels:
         block["image-label"] = _image_label(classes, fmt)
-    _make_room(folder, overwrite)
+    _make_room(Path(path), overwrite)
+    return _create(Path(path), plan, block, axes, np.dtype(dtype), fill_value, fmt, classes)
+
+
+def _create(
+    folder: Path, plan: list[ArrayPlan], block: dict[str, Any], axes: str, dtype: np.dtype[Any],
+    fill_value: float, fmt: str, classes: ClassTable | None,
+) -> list[Any]:
     group = _create_group(folder, fmt)
     arrays = [
-        _create_array(group, str(i), size, np.dtype(dtype), fill_value, axes, fmt, chunks, shards)
+        _create_array(group, str(i), size, dtype, fill_value, axes, fmt, chunks, shards)
         for i, (size, chunks, shards) in enumerate(plan)
     ]
     _write_metadata(group, block, fmt, classes)
@@ -114,8 +107,7 @@ def open_arrays(path: str | Path, mode: str = "r+") -> list[Any]:
 def _plan(
     axes: str, shape: Sequence[int], factors: Sequence[float], chunk: int | Sequence[int],
     shard: int | Sequence[int] | None, scaled_axes: Sequence[int | str] | None, fmt: str,
-) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]]:
-    """Shape, chunks and shards of every array."""
+) -> list[ArrayPlan]:
     order = [("tczyx").find(a) for a in axes]
     if not axes.endswith("yx") or order != sorted(set(order)) or -1 in order:
         raise InputError(
@@ -234,11 +226,20 @@ def _axes_metadata(axes: str, pixel_size: Sequence[float] | None) -> list[dict[s
     return rows
 
 
+def _multiscales(
+    axes: str, datasets: list[dict[str, Any]], pixel_size: Sequence[float] | None, name: str
+) -> dict[str, Any]:
+    entry = {"axes": _axes_metadata(axes, pixel_size), "datasets": datasets, "name": name}
+    return {"multiscales": [entry]}
+
+
 def _datasets(
-    axes: str, spatial: list[str], scaled: set[str], factors: Sequence[float],
+    axes: str, scaled_axes: Sequence[int | str] | None, factors: Sequence[float],
     pixel_size: Sequence[float] | None, translation: Sequence[float] | None,
 ) -> list[dict[str, Any]]:
     """Scale and translation of every array; its outer edge lies on that of level 1."""
+    spatial = [a for a in axes if a in "zyx"]
+    scaled = _scaled_letters(spatial, scaled_axes)
     sizes = _per_axis("pixel_size", pixel_size, spatial, 1.0)
     places = _per_axis("translation", translation, spatial, 0.0)
     rows = []
@@ -295,8 +296,11 @@ def _omero(names: list[str], count: int, dtype: np.dtype[Any]) -> dict[str, Any]
 
 def _image_label(classes: ClassTable | None, fmt: str) -> dict[str, Any]:
     rows = () if classes is None else classes.classes
+    colors = [{"label-value": row.value, "rgba": [*_rgb(row.color), 255]} for row in rows]
+    if classes is not None and classes.unlabelled:  # viewers leave out 0 by themselves
+        colors.append({"label-value": classes.unlabelled, "rgba": [0, 0, 0, 0]})
     block: dict[str, Any] = {
-        "colors": [{"label-value": row.value, "rgba": [*_rgb(row.color), 255]} for row in rows],
+        "colors": colors,
         "properties": [{"label-value": row.value, "class": row.name} for row in rows],
     }
     return {"version": "0.4", **block} if fmt == "0.4" else block

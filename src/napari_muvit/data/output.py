@@ -9,10 +9,12 @@ under way, and what a store claims to hold it holds.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.labels import ClassTable
+from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
 from napari_muvit.data.resample import average, choose_labels
 from napari_muvit.data.sources.stores import open_store
-from napari_muvit.errors import RunExistsError, SourceError
+from napari_muvit.errors import LockedError, RunExistsError, SourceError
 
 JOURNAL = "muvit-predict"
+LOCK = ".lock"
 SMALLEST = 256
 """Coarser arrays are made until the longer side has at most this many pixels."""
 
@@ -102,11 +106,10 @@ class PredictionStore:
             Makes it a label image.
         """
         final = Path(path)
-        unfinished = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
         spatial = sum(letter in "zyx" for letter in layout.axes)
         chunk = (1,) * (spatial - len(layout.chunk)) + layout.chunk
         block = (1,) * (spatial - len(layout.block)) + layout.block
-        try:
+        with unfinished_folder(final) as unfinished:
             create_pyramid(
                 unfinished, shape=layout.shape, axes=layout.axes, levels=layout.levels,
                 dtype=dtype, chunk=chunk, shard=block if layout.is_sharded else None,
@@ -120,11 +123,7 @@ class PredictionStore:
             group.attrs["muvit"] = {
                 **dict(group.attrs.get("muvit", {})), "prediction": {**facts, "complete": False},
             }
-            final.parent.mkdir(parents=True, exist_ok=True)
             os.replace(unfinished, final)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
         return cls(final)
 
     def _group(self) -> Any:
@@ -187,6 +186,35 @@ class PredictionStore:
         group = self._group()
         block = dict(group.attrs["muvit"])
         group.attrs["muvit"] = {**block, "prediction": {**block["prediction"], **facts}}
+
+
+@contextlib.contextmanager
+def unfinished_folder(final: Path) -> Iterator[Path]:
+    """The path of a hidden folder beside `final`, to be filled and renamed to it.
+
+    It is locked as long as it is filled, so that whoever comes next can tell what a killed
+    process left behind, and removes it.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(final)
+    unfinished = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+    with WriterLock(unfinished.with_name(unfinished.name + LOCK), "this unfinished store"):
+        try:
+            yield unfinished
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def _remove_leftovers(final: Path) -> None:
+    pattern = re.compile(re.escape(f".{final.name}.") + "[0-9a-f]{8}")
+    names = {path.name.removesuffix(LOCK) for path in final.parent.iterdir()}
+    for name in filter(pattern.fullmatch, names):
+        try:
+            with WriterLock(final.with_name(name + LOCK), "this unfinished store"):
+                shutil.rmtree(final.with_name(name), ignore_errors=True)
+        except LockedError:  # another process fills it at this moment
+            continue
 
 
 class Journal:

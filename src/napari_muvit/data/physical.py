@@ -64,21 +64,10 @@ def match_pixel_size(
         If only one of the two sizes is known, or the image is coarser than the finest level.
     """
     same = PixelMatch(tuple(levels), (1.0,) * pyramid.ndim)
-    known = pyramid.pixel_size is not None
-    if model_pixel_size is None or pyramid.pixel_size is None:
-        if known != (model_pixel_size is not None):
-            who = "the model was trained without one" if known else "the image has none"
-            warnings.warn(
-                f"physical pixel size of {pyramid.name!r}: {who}, so levels are taken in pixels. "
-                "Results are only right if both have the same size.", MuvitWarning, stacklevel=2,
-            )
+    sizes = _both_sizes(model_pixel_size, pyramid)
+    if sizes is None:
         return same
-    ours, theirs = np.asarray(pyramid.pixel_size[0]), np.asarray(model_pixel_size, np.float64)
-    if theirs.shape != ours.shape:
-        raise InputError(
-            f"the model's pixel size {tuple(model_pixel_size)} has {theirs.size} axes, the image "
-            f"{pyramid.name!r} has {ours.size}. Choose z to use one plane, or another model."
-        )
+    ours, theirs = sizes
     scaled = list(parse_scaled_axes(scaled_axes, pyramid.axes[1:]))
     ratio = float(np.exp(np.mean(np.log(theirs[scaled] / ours[scaled]))))
     if np.all(np.abs(theirs / ours - 1) <= SAME):
@@ -87,9 +76,35 @@ def match_pixel_size(
         return PixelMatch(tuple(levels), tuple((ours / theirs).tolist()))
     matched = tuple(float(level * ratio) for level in levels)
     if matched[0] < 1 - SAME:
-        warnings.warn(
-            f"{pyramid.name!r} has pixels of {ours[scaled].max():.4g} um; the model's finest "
-            f"level needs {ours[scaled].max() * matched[0]:.4g} um. The image is magnified, "
-            "which adds no detail.", MuvitWarning, stacklevel=2,
-        )
+        _warn_of_magnifying(pyramid.name, float(ours[scaled].max()), matched[0])
     return PixelMatch(matched, tuple((ours / theirs).tolist()))
+
+
+def _warn_of_magnifying(name: str, size: float, level: float) -> None:
+    warnings.warn(
+        f"{name!r} has pixels of {size:.4g} um; the model's finest level needs "
+        f"{size * level:.4g} um. The image is magnified, which adds no detail.",
+        MuvitWarning, stacklevel=3,
+    )
+
+
+def _both_sizes(
+    model_pixel_size: Sequence[float] | None, pyramid: Pyramid
+) -> tuple[FloatArray, FloatArray] | None:
+    """Pixel sizes of the image and of the model, (A,) um each; None where one is unknown."""
+    known = pyramid.pixel_size is not None
+    if model_pixel_size is None or pyramid.pixel_size is None:
+        if known != (model_pixel_size is not None):
+            who = "the model was trained without one" if known else "the image has none"
+            warnings.warn(
+                f"physical pixel size of {pyramid.name!r}: {who}, so levels are taken in pixels. "
+                "Results are only right if both have the same size.", MuvitWarning, stacklevel=3,
+            )
+        return None
+    ours, theirs = np.asarray(pyramid.pixel_size[0]), np.asarray(model_pixel_size, np.float64)
+    if theirs.shape != ours.shape:
+        raise InputError(
+            f"the model's pixel size {tuple(model_pixel_size)} has {theirs.size} axes, the image "
+            f"{pyramid.name!r} has {ours.size}. Choose z to use one plane, or another model."
+        )
+    return ours, theirs

@@ -8,6 +8,7 @@ Axis letters: A spatial axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -113,6 +114,21 @@ class PlaceMap:
         inside = np.all((points >= self.bounds[0]) & (points <= self.bounds[1]), axis=-1)
         clipped = np.clip(index, 0, last)
         held: NDArray[np.bool_] = inside & self.mask[tuple(np.moveaxis(clipped, -1, 0))]
+        return held
+
+    def holds_grid(self, points: Sequence[FloatArray]) -> NDArray[np.bool_]:
+        """Whether each point of a grid, given by its coordinates along each axis, is held.
+
+        Upper edges are outside, so that boxes side by side share no point.
+        """
+        held: NDArray[np.bool_] = self.mask
+        for axis, values in enumerate(points):
+            inside = (values >= self.bounds[0, axis]) & (values < self.bounds[1, axis])
+            index = np.floor((values - self.origin[axis]) / self.cell[axis]).astype(np.int64)
+            if not held.shape[axis]:
+                return np.zeros([len(v) for v in points], dtype=bool)
+            held = held.take(np.clip(index, 0, held.shape[axis] - 1), axis)
+            held = held & inside.reshape([-1 if a == axis else 1 for a in range(held.ndim)])
         return held
 
     def within(self, box: ArrayLike) -> PlaceMap:

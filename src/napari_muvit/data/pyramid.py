@@ -30,19 +30,13 @@ from napari_muvit.data.crop import (
 )
 from napari_muvit.data.memory import shared_cache
 from napari_muvit.data.placement import Placed, place_arrays
-from napari_muvit.data.selection import Selection, channel_names, select
+from napari_muvit.data.selection import Selection, at_plane, channel_names, select
 from napari_muvit.data.sources import RawImage, read_source
 from napari_muvit.data.sources.arrays import read_arrays, resolve
 from napari_muvit.data.sources.raw import as_native, native_dtype
 from napari_muvit.data.sources.stores import date_of
 from napari_muvit.errors import InputError, MuvitError, SourceError
-from napari_muvit.geometry import (
-    FloatArray,
-    first_pixel,
-    parse_size,
-    pixel_box,
-    place_boxes,
-)
+from napari_muvit.geometry import FloatArray, first_pixel, parse_size, pixel_box, place_boxes
 
 
 def open_pyramid(
@@ -239,6 +233,10 @@ class Pyramid:
             raise InputError(f"{self.name!r} holds {self.dtype}; labels must be integers.")
         return Pyramid(self._raw, self._selection, is_labels)
 
+    def plane(self, z: int) -> Pyramid:
+        """One plane of this volume, as an image."""
+        return Pyramid(self._raw, at_plane(self._selection, z), self.is_labels)
+
     def uncached(self) -> Pyramid:
         """The same image, every pixel read from the store each time: for one pass over it."""
         twin = copy.copy(self)
@@ -357,9 +355,9 @@ class Pyramid:
         levels
             Ascending downsampling factors.
         size
-            Pixels of each crop, one number or one for each spatial axis.
+            Pixels of each crop, in all or for each spatial axis.
         scaled_axes
-            Axes that a level downsamples, by letter or position; y and x by default.
+            What a level downsamples, by letter or position; y and x by default.
 
         Examples
         --------
@@ -368,8 +366,7 @@ class Pyramid:
         >>> crop.image.shape, crop.bbox.shape
         ((2, 1, 8, 8), (2, 2, 2))
         """
-        values = parse_positive_levels(levels)
-        sizes = parse_size(size, self.ndim)
+        values, sizes = parse_positive_levels(levels), parse_size(size, self.ndim)
         grids = [self.level_grid(level, scaled_axes) for level in values]
         extents = np.asarray([grid.factor for grid in grids]) * np.asarray(sizes)
         wanted = place_boxes(extents, center=center, corner=corner)

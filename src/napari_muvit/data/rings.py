@@ -29,9 +29,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_muvit.data.cohort import SPLITS, CohortRow, write_cohort
-from napari_muvit.data.drawn_cells import draw_cells, finish_image, write_pair
-from napari_muvit.data.labels import ClassTable, LabelClass
+from napari_muvit.data.drawn_cells import CellOptions, cell_classes, draw_scene, pixel_centres
+from napari_muvit.data.drawn_sets import DrawnSet, write_set
 from napari_muvit.geometry import FloatArray
 
 SIZE = 2048
@@ -39,18 +38,11 @@ COUNTS = {"train": 1638, "val": 220, "test": 190}
 """Images of each split in the paper."""
 
 OUTER, INNER = 1, 2
-CLASSES = ClassTable(
-    (
-        LabelClass(0, "background", "#808080"),
-        LabelClass(OUTER, "outer", "#377eb8"),
-        LabelClass(INNER, "inner", "#e41a1c"),
-    ),
-    background=0,
-)
+CLASSES = cell_classes("outer", "inner")
 
 
 @dataclass(frozen=True)
-class RingOptions:
+class RingOptions(CellOptions):
     """Lengths as shares of the image's side, brightness from 0 to 1.
 
     Attributes
@@ -69,10 +61,8 @@ class RingOptions:
         Wavelength and amplitude of each octave of noise that bends the lines.
     gaps
         Wavelength of the noise that interrupts lines, and the share that is left.
-    cell
-        Smallest and largest radius of a cell.
-    pitch
-        Mean distance between cells.
+    line_brightness
+        Of the marked ring; the other lines are fainter.
     """
 
     radius: tuple[float, float] = (0.34, 0.4)
@@ -83,11 +73,7 @@ class RingOptions:
     hole: float = 0.1
     waves: tuple[tuple[float, float], ...] = ((0.3, 0.02), (0.14, 0.012), (0.07, 0.004))
     gaps: tuple[float, float] = (0.12, 0.75)
-    cell: tuple[float, float] = (0.006, 0.009)
-    pitch: float = 0.04
     line_brightness: float = 0.5
-    cell_brightness: float = 0.8
-    noise: float = 0.05
 
 
 def perlin(rng: np.random.Generator, size: int, wavelength: float) -> FloatArray:
@@ -130,7 +116,7 @@ def rings_image(
     rng = np.random.default_rng([seed, 0x52696E67])
     centre = 0.5 + rng.uniform(-1, 1, 2) * options.offset
     radius = rng.uniform(*options.radius)
-    place = (np.arange(size) + 0.5) / size
+    place = pixel_centres(size)
     distance = np.hypot(place[:, None] - centre[0], place[None, :] - centre[1])
     for wavelength, amplitude in options.waves:
         distance = distance + _smooth_noise(rng, size, wavelength) * amplitude / 0.35
@@ -138,10 +124,7 @@ def rings_image(
     clear = options.cell[1] + options.width * options.marked
     depth = distance - radius
     classes = np.where(np.abs(depth) < clear, 0, np.where(depth < 0, INNER, OUTER))
-    cells, labels = draw_cells(rng, classes, options.pitch, options.cell)
-    background = 0.15 + options.line_brightness * lines
-    image = finish_image(rng, background, cells, options.cell_brightness, options.noise)
-    return image, labels
+    return draw_scene(rng, classes, 0.15 + options.line_brightness * lines, options)
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, wavelength: float) -> FloatArray:
@@ -198,23 +181,5 @@ def write_rings(
     Path
         Of the cohort CSV.
     """
-    folder = Path(folder)
-    given = COUNTS if counts is None else counts
-    todo = [(split, i) for split in given for i in range(given[split])]
-    rows = []
-    for done, (split, number) in enumerate(todo):
-        name = f"{split}_{number:04d}.ome.zarr"
-        paths = folder / "images" / name, folder / "labels" / name
-        if not all(path.is_dir() for path in paths):
-            image, labels = rings_image(split_seed(seed, split, number), size)
-            write_pair(paths, image, labels, CLASSES, levels)
-        rows.append(CohortRow(str(paths[0]), str(paths[1]), split))
-        if progress is not None:
-            progress(done + 1, len(todo))
-    write_cohort(folder / "rings.csv", rows)
-    return folder / "rings.csv"
-
-
-def split_seed(seed: int, split: str, number: int) -> int:
-    """Seed of one image of a set; no two images of a set share it."""
-    return (seed * len(SPLITS) + SPLITS.index(split)) * 1_000_000 + number
+    rings = DrawnSet("rings", rings_image, CLASSES, COUNTS)
+    return write_set(rings, folder, counts, seed, size, levels, progress)

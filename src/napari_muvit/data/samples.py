@@ -116,15 +116,7 @@ class SampleSource:
         self.scaled_axes = parse_scaled_axes(config.scaled_axes, first.axes[1:])
         sizes = config.crop_size
         self.size = parse_size(sizes[0] if len(sizes) == 1 else sizes, self.ndim)
-        self.advice = [
-            advice for p in pyramids
-            if (advice := advise_levels(p, config.levels, self.size, self.scaled_axes))
-        ]
-        if self.class_table is not None and len(self.class_table.values) == 1:
-            self.advice.append(
-                f"the labels hold one class only, {self.class_table.classes[0].name!r}, so there "
-                "is nothing to tell apart. Label a second one, background for example."
-            )
+        self.advice = self._advise(pyramids)
         self.images: tuple[TrainingImage, ...] = prepare_images(
             pyramids, labels, self.class_table, config, self.size, self.scaled_axes, split,
             pixel_size,
@@ -138,6 +130,18 @@ class SampleSource:
             self.foreground_fraction = getattr(config, "foreground_fraction", 0.0)
             self._foreground = np.cumsum(image_weights(held, config.image_weighting))
         self.fractions = self._wants_fractions(config) if fractions is None else fractions
+
+    def _advise(self, pyramids: Sequence[Pyramid]) -> list[str]:
+        """What is likely to be a mistake, one sentence each."""
+        sentences = (advise_levels(p, self.config.levels, self.size, self.scaled_axes)
+                     for p in pyramids)
+        advice = [sentence for sentence in sentences if sentence]
+        if self.class_table is not None and len(self.class_table.values) == 1:
+            advice.append(
+                f"the labels hold one class only, {self.class_table.classes[0].name!r}, so there "
+                "is nothing to tell apart. Label a second one, background for example."
+            )
+        return advice
 
     @property
     def num_classes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from napari_muvit.data.sources.raw import RawImage
@@ -63,6 +63,16 @@ def select(raw: RawImage, channels: Any = None, t: Any = None, z: Any = None) ->
             fixed.append((letter, _index(letter, wanted, size)))
     return Selection(
         _channels(raw, first.get("c"), channels), kept + "yx", tuple(fixed), tuple(spans)
+    )
+
+
+def at_plane(selection: Selection, z: int) -> Selection:
+    """One plane of what `selection` shows of a volume."""
+    first = dict(selection.spans).get("z", (0, 0))[0]
+    return replace(
+        selection, axes=selection.axes.replace("z", ""),
+        fixed=(*selection.fixed, ("z", first + z)),
+        spans=tuple(span for span in selection.spans if span[0] != "z"),
     )
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 
 from napari_muvit.data.omezarr import create_pyramid
@@ -114,6 +115,23 @@ def pyramidal_tiff(folder: Path) -> Any:
     return folder / "slide.ome.tif"
 
 
+def svs(folder: Path) -> Any:
+    """As Aperio's scanners write it: slide, thumbnail, then the coarser levels."""
+    import tifffile
+
+    image = picture()
+    head = f"Aperio Image Library v11.2.1\r\n103x151 (32x32) Q=100|AppMag = 20|MPP = {PIXEL_UM}"
+    with tifffile.TiffWriter(folder / "slide.svs") as writer:
+        for number in range(3):
+            writer.write(np.moveaxis(image, 0, -1), tile=(32, 32), photometric="rgb",
+                         compression="lzw", description=head, metadata=None)
+            if number == 0:
+                writer.write(np.moveaxis(image, 0, -1)[::4, ::4], photometric="rgb",
+                             description=head, metadata=None)
+            image = halved(image)
+    return folder / "slide.svs"
+
+
 def png(folder: Path) -> Any:
     from PIL import Image
 
@@ -144,6 +162,13 @@ def zarr_array(folder: Path) -> Any:
     return zarr.open_array(plain_array(folder), mode="r")
 
 
+def tensorstore_array(folder: Path) -> Any:
+    tensorstore = pytest.importorskip("tensorstore")
+    plain_array(folder)
+    place = {"driver": "file", "path": str(folder / "array.zarr")}
+    return tensorstore.open({"driver": "zarr3", "kvstore": place}).result()
+
+
 def layer(_folder: Path) -> Any:
     """What a viewer's multiscale RGB layer looks like from outside."""
     data = [np.moveaxis(level, 0, -1) for level in array_list(_folder)]
@@ -155,6 +180,6 @@ def layer(_folder: Path) -> Any:
 KINDS: dict[str, Callable[[Path], Any]] = {
     maker.__name__: maker
     for maker in (ngff_04, ngff_05, ngff_05_sharded, bioformats2raw, plate, plain_group,
-                  plain_array, open_group, tiff, pyramidal_tiff, png, npy, array, array_list,
-                  dask_array, zarr_array, layer)
+                  plain_array, open_group, tiff, pyramidal_tiff, svs, png, npy, array, array_list,
+                  dask_array, zarr_array, tensorstore_array, layer)
 }

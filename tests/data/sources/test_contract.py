@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import pickle
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from source_makers import KINDS, PIXEL_UM, SHAPE, halved, ngff_05, picture, pyramidal_tiff
+from source_makers import KINDS, PIXEL_UM, SHAPE, halved, picture
 
 from napari_muvit.data.pyramid import Pyramid, open_pyramid
 from napari_muvit.errors import InputError
 
 KNOWS_SIZE = {"ngff_04", "ngff_05", "ngff_05_sharded", "bioformats2raw", "plate",
-              "pyramidal_tiff", "layer"}
+              "pyramidal_tiff", "svs", "layer"}
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_args: Any) -> None:
-        """Say nothing."""
+class Sources(dict[str, Any]):
+    """Each kind is made when it is first asked for; one whose package is missing skips."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._factory = factory
+
+    def __missing__(self, kind: str) -> Any:
+        self[kind] = KINDS[kind](self._factory.mktemp(kind))
+        return self[kind]
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {name: make(tmp_path_factory.mktemp(name)) for name, make in KINDS.items()}
+    return Sources(tmp_path_factory)
 
 
 @pytest.fixture(params=list(KINDS))
@@ -164,37 +166,6 @@ class TestEveryKind(PyramidContract):
 
     def test_colours_are_recognised(self, kind: str, pyramid: Pyramid) -> None:
         # arrays with the channels first say nothing about colour
-        colour_last = {"tiff", "pyramidal_tiff", "png", "layer"}
+        colour_last = {"tiff", "pyramidal_tiff", "svs", "png", "layer"}
         named = {"ngff_04", "ngff_05", "ngff_05_sharded", "bioformats2raw", "plate"}
         assert pyramid.is_rgb == (kind in colour_last | named)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A file server on this computer: its address and the folder that it serves."""
-    folder = tmp_path_factory.mktemp("served")
-    handler = partial(QuietHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}", folder
-        running.shutdown()
-        thread.join()
-
-
-class TestRemote(PyramidContract):
-    """The same over http."""
-
-    @pytest.fixture(params=["ngff_05", "pyramidal_tiff"])
-    def kind(self, request: pytest.FixtureRequest) -> str:
-        return str(request.param)
-
-    @pytest.fixture
-    def sources(self, server: tuple[str, Path]) -> dict[str, Any]:
-        pytest.importorskip("aiohttp", reason="needs napari-muvit[remote]")
-        address, folder = server
-        if not any(folder.iterdir()):
-            ngff_05(folder)
-            pyramidal_tiff(folder)
-        return {"ngff_05": f"{address}/image.ome.zarr",
-                "pyramidal_tiff": f"{address}/slide.ome.tif"}

@@ -52,6 +52,29 @@ class TestWhatIsNotThere:
         (tmp_path / "photo.txt").write_text("hello")
         assert "zarr.json or .zattrs" in refusal(tmp_path)
 
+    def test_a_folder_of_images_lists_them(self, tmp_path: Path) -> None:
+        ngff_05(tmp_path)
+        (tmp_path / "b.svs").touch()
+        (tmp_path / "notes.txt").touch()
+        text = refusal(tmp_path)
+        assert "2 images, none itself: b.svs, image.ome.zarr" in text
+        assert str(tmp_path / "b.svs") in text
+
+    @pytest.mark.parametrize("source", ["", " "])
+    def test_nothing(self, source: str) -> None:
+        with pytest.raises(InputError, match="empty"):
+            open_pyramid(source)
+
+    @pytest.mark.parametrize("source", ["http://", "s3:///a.zarr"])
+    def test_addresses_without_a_server(self, source: str) -> None:
+        assert f"{source} names no server" in refusal(source)
+
+    @pytest.mark.parametrize(("name", "advice"), [
+        ("a.npz", ".npy"), ("a.csv", "Name one image"), ("a.docx", "bioformats2raw")])
+    def test_what_to_do_instead(self, tmp_path: Path, name: str, advice: str) -> None:
+        (tmp_path / name).write_bytes(b"x")
+        assert advice in refusal(tmp_path / name)
+
     @pytest.mark.parametrize("suffix", [".mrxs", ".czi", ".vsi"])
     def test_vendors_files_name_the_converter(self, tmp_path: Path, suffix: str) -> None:
         file = tmp_path / f"slide{suffix}"
@@ -153,7 +176,7 @@ class TestSeveralImages:
     def test_a_plate_lists_its_images(self, real_data: Path) -> None:
         text = refusal(real_data / "stores" / "examples" / "valid" / "plate-01.zarr")
         assert "A/1/0, A/2/0, B/1/0, B/2/0" in text
-        assert "image='A/1/0'" in text
+        assert "image='A/1/0', on the command line --image A/1/0" in text
 
     def test_choosing_one(self, real_data: Path) -> None:
         plate = real_data / "stores" / "examples" / "valid" / "plate-01.zarr"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from napari_muvit.data.sources.arrays import (
     read_layers,
 )
 from napari_muvit.data.sources.raw import RawImage
-from napari_muvit.data.sources.remote import check_protocol, is_url, url_suffix
+from napari_muvit.data.sources.remote import check_protocol, is_url, local_path, url_suffix
+from napari_muvit.data.sources.stores import METADATA_FILES
 from napari_muvit.errors import InputError, SourceError, SourceNotFoundError, nearest_name
 
 REFUSED = {
@@ -25,6 +27,15 @@ REFUSED = {
     ".nd2": "Nikon ND2 files",
     ".ims": "Imaris files",
 }
+
+ADVICE = {
+    ".npz": "Save one of its arrays as .npy",
+    ".csv": "Name one image; lists of images are for options that take several",
+    ".zip": "Unpack it first",
+    ".gz": "Unpack it first",
+}
+"""What to do with files that are close to images; others go through Bio-Formats."""
+MOST_LISTED = 8
 
 __all__ = ["RawImage", "read_source"]
 
@@ -66,6 +77,9 @@ def _read_path(path: str, image: str | int | None) -> RawImage:
     from napari_muvit.data.sources.tiff import SUFFIXES as TIFFS
     from napari_muvit.data.sources.tiff import read_tiff
 
+    path = local_path(path)
+    if not path.strip():
+        raise InputError("the source is empty; pass the path or URL of an image.")
     suffix = url_suffix(path) if is_url(path) else Path(path).suffix.lower()
     if suffix in REFUSED:
         raise _refusal(path, suffix)
@@ -74,6 +88,7 @@ def _read_path(path: str, image: str | int | None) -> RawImage:
     else:
         path = _existing(path)
         if Path(path).is_dir():
+            _check_folder(path, (*TIFFS, *PICTURES))
             return read_zarr(path, image)
     if suffix in TIFFS:
         return read_tiff(path, image)
@@ -81,11 +96,31 @@ def _read_path(path: str, image: str | int | None) -> RawImage:
         return read_picture(path)
     if is_url(path):
         return read_zarr(path, image)
+    advice = ADVICE.get(
+        suffix, f"Convert it with Bio-Formats: bioformats2raw {path} {Path(path).stem}.ome.zarr")
     raise SourceError(
         f"{path} is a file of an unknown kind ({suffix or 'no suffix'}); OME-Zarr folders, "
-        f"{', '.join(TIFFS[:6])} and {', '.join(PICTURES[:3])} files can be read. Convert it "
-        "with Bio-Formats: bioformats2raw FILE OUT.ome.zarr", path,
+        f"{', '.join(TIFFS[:6])} and {', '.join(PICTURES[:3])} files can be read. {advice}.", path,
     )
+
+
+def _check_folder(path: str, suffixes: Sequence[str]) -> None:
+    """Refuse a folder of images, and name them."""
+    folder = Path(path)
+    if any((folder / name).exists() for name in METADATA_FILES):
+        return
+    images = [
+        entry.name for entry in sorted(folder.iterdir())
+        if entry.suffix.lower() in suffixes
+        or any((entry / name).is_file() for name in METADATA_FILES)
+    ]
+    if images:
+        more = len(images) - MOST_LISTED
+        listed = ", ".join(images[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+        raise SourceError(
+            f"{path} is a folder of {len(images)} images, none itself: {listed}. Give the path "
+            f"of one, for example {folder / images[0]}.", path,
+        )
 
 
 def _existing(path: str) -> str:

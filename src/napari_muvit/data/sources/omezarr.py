@@ -35,7 +35,7 @@ def read_zarr(path: str, image: str | int | None = None) -> RawImage:
     image
         Which image, by name or number, where the store holds several.
     """
-    root = path.rstrip("/\\")
+    root = path.rstrip("/\\") or path
     node = open_store(root)
     if not hasattr(node, "attrs") or not hasattr(node, "members"):
         return _plain(root, [("", node)])
@@ -80,8 +80,9 @@ def _choose(where: str, choices: Sequence[str], image: str | int | None) -> str:
         if len(choices) == 1:
             return choices[0]
         raise SourceError(
-            f"{where} holds {len(choices)} images: {listed}. Choose one with image=, for "
-            f"example image={choices[0]!r}, or give its path.", where,
+            f"{where} holds {len(choices)} images: {listed}. Choose one with "
+            f"image={choices[0]!r}, on the command line --image {choices[0]}, or give its path.",
+            where,
         )
     if isinstance(image, int) and 0 <= image < len(choices):
         return choices[image]
@@ -103,10 +104,8 @@ def _sub_images(where: str, group: Any, block: Mapping[str, Any]) -> list[str]:
     labels = block.get("labels")
     if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
         return list(labels)
-    series = block.get("series")
-    if "bioformats2raw.layout" in block or series is not None:
-        return _series(group, series)
-    return []
+    # the group OME names its siblings; only the root's own list is about what lies below it
+    return _series(group, block.get("series")) if "bioformats2raw.layout" in block else []
 
 
 def _plate_images(where: str, group: Any, plate: Mapping[str, Any]) -> list[str]:
@@ -219,7 +218,7 @@ def _open_dataset(root: str, where: str, prefix: str, path: str) -> Any:
     """The array that 'multiscales' names, or the error that says which key is wrong."""
     key = f"{where}: the key 'multiscales.datasets.path' names {path!r}"
     try:
-        node = open_store(root, prefix + path)
+        node = open_store(root, prefix + path, array_first=True)
     except SourceNotFoundError as error:
         raise SourceError(
             f"{key}, which does not exist. Copy the store again, or remove the entry.", root

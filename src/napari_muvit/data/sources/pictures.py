@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.sources.raw import RawImage, check_dtype, check_shape
-from napari_muvit.data.sources.remote import check_protocol, is_url
+from napari_muvit.data.sources.remote import is_url, open_url
 from napari_muvit.data.sources.stores import describe_error, refuse_lfs_pointer
 from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError
 
@@ -99,10 +99,7 @@ def read_picture(file: str) -> RawImage:
 
 def _bytes(file: str, most: int = -1) -> bytes:
     if is_url(file):
-        import fsspec
-
-        check_protocol(file)
-        with fsspec.open(file, "rb") as stream:
+        with open_url(file) as stream:
             content: bytes = stream.read(most)
             return content
     with Path(file).open("rb") as stream:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from napari_muvit.data.sources.direct import DirectArray, find_layout
-from napari_muvit.data.sources.remote import is_url
+from napari_muvit.data.sources.remote import is_url, not_there, open_store_url, remote_error
 from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError
 
 LFS_HEAD = b"version https://git-lfs"
@@ -21,54 +21,66 @@ LARGEST_METADATA = 64 * 2**20
 """Bytes of a metadata file beyond which it is refused unread."""
 
 
-def open_store(path: str, inside: str = "") -> Any:
+def open_store(path: str, inside: str = "", array_first: bool = False) -> Any:
     """The zarr group or array at `inside` of the store `path`, read-only.
+
+    Parameters
+    ----------
+    array_first
+        Whether an array is likelier: far away, each wrong guess costs a round trip.
 
     Raises
     ------
     SourceNotFoundError, SourceError
     """
-    import zarr
-
     where = f"{path}/{inside}" if inside else path
     try:
-        if is_url(path):
-            store: Any = zarr.storage.FsspecStore.from_url(path, read_only=True)
-        else:
-            check_metadata_files(Path(path) / inside)
-            store = zarr.storage.LocalStore(path, read_only=True)
+        store = open_store_url(path) if is_url(path) else _open_local(path, inside)
         with warnings.catch_warnings():
             # of unstable codecs and the like: what matters is whether the chunks can be read
             warnings.simplefilter("ignore")
-            return _open_node(store, inside)
+            return _open_node(store, inside, array_first)
     except MuvitError:
         raise
     except FileNotFoundError as error:
+        if is_url(path):
+            raise not_there(where) from error
         raise SourceNotFoundError(
             f"there is no zarr group or array at {where}. Check the path; an OME-Zarr folder "
             "holds a file zarr.json or .zattrs.", path,
         ) from error
     except Exception as error:
         if is_url(path):
-            raise SourceError(
-                f"the store at {where} cannot be read ({describe_error(error)}). Check the "
-                "address, the network and whether you need to log in.", path,
-            ) from error
+            raise remote_error(where, error) from error
         raise SourceError(
             f"the zarr metadata at {where} cannot be read ({describe_error(error)}). "
             "Copy the store again, or repair its zarr.json, .zattrs or .zarray.", path,
         ) from error
 
 
-def _open_node(store: Any, inside: str) -> Any:
-    """A group where there is one, else an array; stale consolidated metadata is ignored."""
+def _open_local(path: str, inside: str) -> Any:
     import zarr
 
-    try:
+    check_metadata_files(Path(path) / inside)
+    return zarr.storage.LocalStore(path, read_only=True)
+
+
+def _open_node(store: Any, inside: str, array_first: bool) -> Any:
+    """A group or an array, whichever there is; stale consolidated metadata is ignored."""
+    import zarr
+
+    def group() -> Any:
         return zarr.open_group(store, path=inside, mode="r", use_consolidated=False)
-    except (FileNotFoundError, zarr.errors.NodeTypeValidationError,
-            zarr.errors.ContainsArrayError):
+
+    def array() -> Any:
         return zarr.open_array(store, path=inside, mode="r")
+
+    first, second = (array, group) if array_first else (group, array)
+    try:
+        return first()
+    except (FileNotFoundError, zarr.errors.NodeTypeValidationError,
+            zarr.errors.ContainsArrayError, zarr.errors.ContainsGroupError):
+        return second()
 
 
 def describe_error(error: Exception) -> str:
@@ -136,17 +148,19 @@ class ZarrArray:
         return False
 
     def open(self) -> Any:
-        array = open_store(self.store, self.path)
+        array = open_store(self.store, self.path, array_first=True)
         if is_url(self.store):
             return array
         layout = find_layout(Path(self.store) / self.path, array)
         return array if layout is None else DirectArray(array, layout)
 
     def explain(self, error: Exception) -> str:
-        if not is_url(self.store):
-            for file in _some_chunk_files(Path(self.store) / self.path):
-                with file.open("rb") as stream:
-                    refuse_lfs_pointer(stream.read(len(LFS_HEAD)), file)
+        if is_url(self.store):
+            return (f"a chunk of array {self.label!r} could not be fetched or decoded "
+                    f"({describe_error(error)}); check the network, and try again")
+        for file in _some_chunk_files(Path(self.store) / self.path):
+            with file.open("rb") as stream:
+                refuse_lfs_pointer(stream.read(len(LFS_HEAD)), file)
         return (f"a chunk of array {self.label!r} is damaged or cut short "
                 f"({describe_error(error)}); copy the store again")
 

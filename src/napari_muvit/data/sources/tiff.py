@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from napari_muvit.data.sources.raw import (
     check_dtype,
     check_shape,
 )
-from napari_muvit.data.sources.remote import check_protocol, is_url
+from napari_muvit.data.sources.remote import is_url, open_url
 from napari_muvit.data.sources.stores import LFS_HEAD, describe_error, refuse_lfs_pointer
 from napari_muvit.data.sources.tiff_metadata import channel_names, pixel_size
 from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError, nearest_name
@@ -56,6 +57,9 @@ class TiffLevel:
         return _OpenLevel(self)
 
     def explain(self, error: Exception) -> str:
+        if is_url(self.file):
+            return (f"{self.label} could not be fetched or decoded ({describe_error(error)}); "
+                    "check the network, and try again")
         return (f"{self.label} of the file is damaged or cut short ({describe_error(error)}); "
                 "copy the file again")
 
@@ -80,28 +84,22 @@ class _LevelView:
         import tifffile
         import zarr
 
-        self._file = tifffile.TiffFile(_stream(handle.file))
-        series = self._file.series[handle.series]
+        file = tifffile.TiffFile(_stream(handle.file))
+        # unlike __del__, this comes before the file's own complaint where both are garbage
+        weakref.finalize(self, file.close)
+        series = file.series[handle.series]
         level = series.levels[handle.level]
         offset = level.dataoffset
         if offset is not None and level.keyframe.is_memmappable and not is_url(handle.file):
             # one strip of raw pixels; decoding it whole for every crop would be absurd
-            dtype = np.dtype(self._file.byteorder + level.dtype.char)
+            dtype = np.dtype(file.byteorder + level.dtype.char)
             self.array: Any = np.memmap(handle.file, dtype, "r", offset, handle.shape)
             return
         self.array = zarr.open_array(series.aszarr(level=handle.level), mode="r")
 
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-
 
 def _stream(file: str) -> Any:
-    if not is_url(file):
-        return file
-    import fsspec
-
-    return fsspec.open(file, "rb").open()
+    return open_url(file) if is_url(file) else file
 
 
 def read_tiff(file: str, image: str | int | None = None) -> RawImage:
@@ -137,9 +135,7 @@ def _opened(file: str) -> Iterator[Any]:
     import tifffile
 
     try:
-        if is_url(file):
-            check_protocol(file)
-        else:
+        if not is_url(file):
             with Path(file).open("rb") as stream:
                 refuse_lfs_pointer(stream.read(len(LFS_HEAD)), file)
         with _Complaints() as complaints, tifffile.TiffFile(_stream(file)) as tiff:
