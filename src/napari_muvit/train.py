@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from napari_muvit.config import FinetuneConfig, Options, PretrainConfig
-from napari_muvit.doors.options import Parser, add_flags, merge
+from napari_muvit.doors.options import Parser, add_flags, merge, parse_some
 from napari_muvit.doors.progress import ProgressPrinter
 from napari_muvit.doors.shell import run_command, say
 from napari_muvit.errors import ConfigError
 
 CONFIGS: dict[str, type[Options]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+RESUMABLE = ("steps", "device", "workers", "threads")
+"""Options that may change when a run is resumed."""
+
 USAGE = {
     "pretrain": "[--config YAML] --images IMAGE... --output RUN [OPTION...]",
     "finetune": "[--config YAML] --images IMAGE... --labels LABELS... --output RUN [OPTION...]",
@@ -36,6 +39,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     text = "Go on with a run from its last checkpoint."
     parsers["resume"] = commands.add_parser("resume", help=text, description=text)
     parsers["resume"].add_argument("run", metavar="RUN", help="The run folder.")
+    add_flags(parsers["resume"], PretrainConfig, only=RESUMABLE)
     return parser, parsers
 
 
@@ -52,7 +56,8 @@ def train(args: Sequence[str]) -> int:
     if name == "resume":
         from napari_muvit.api import resume
 
-        return follow(name, resume(given["run"]))
+        folder = given.pop("run")
+        return follow(name, resume(folder, **parse_some(PretrainConfig, given)))
     from napari_muvit import api
 
     config_file = given.pop("config")

@@ -37,7 +37,9 @@ def test_remaining_is_right_from_a_quarter_on(
 
     first = iter([20 * step])  # the first step also builds kernels and opens stores
     engine.stepper.step = costs(engine.stepper.step, lambda: next(first, step))
-    engine._metrics = costs(engine._metrics, validation)
+    # The first batch also opens stores.
+    batches = iter([5 * validation])
+    engine.task.scores = costs(engine.task.scores, lambda: next(batches, validation / 3))
     monkeypatch.setattr(
         "napari_muvit.training.engine.save_state",
         costs(lambda *args: None, checkpoint))
@@ -55,8 +57,20 @@ def test_what_was_never_measured_is_guessed():
     clock = RunClock()
     clock.add("step", 2.0)
     assert clock.remaining({"step": 3, "validation": 2}, {"validation": 1.5}) == 9.0
-    clock.add("validation", 4.0)
-    assert clock.remaining({"step": 3, "validation": 2}, {"validation": 1.5}) == 14.0
+    clock.add("validation", 4.0)  # it also paid for what happens once
+    assert clock.remaining({"step": 3, "validation": 2}, {"validation": 1.5}) == 9.0
+    clock.add("validation", 2.0)
+    assert clock.remaining({"step": 3, "validation": 2}, {"validation": 1.5}) == 10.0
+    assert clock.remaining({"checkpoint": 2}, {}) == 0.0
+
+
+def test_what_happens_now_and_then_counts_by_its_share():
+    clock = RunClock()
+    assert clock.share("best model", "validation batch") == 0.0
+    for _ in range(10):
+        clock.add("validation batch", 1.0)
+    clock.add("best model", 5.0)
+    assert clock.share("best model", "validation batch") == 0.5
 
 
 def test_the_first_of_a_kind_counts_only_while_it_is_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from napari_muvit.training.events import (
     FinishedEvent,
     PreviewEvent,
     StepEvent,
+    StoppingEvent,
     ValidationEvent,
     WarningEvent,
     event_from_record,
@@ -156,9 +158,9 @@ def test_a_config_of_a_newer_version_is_refused_by_name(tmp_path):
 
 
 def test_another_process_can_pause_and_stop_a_run(tmp_path):
-    engine = make_engine(tmp_path / "run", steps=1_000_000)
-    control = Control(engine.folder.control_path)
-    engine.control = engine.stepper.control = control
+    control = Control(tmp_path / "run" / "control")
+    engine = make_engine(tmp_path / "run", steps=1_000_000, control=control)
+    assert engine.folder.control_path == tmp_path / "run" / "control"
     run = Run(engine.events(), engine.folder.path, control)
     thread = threading.Thread(target=run.wait)
     thread.start()
@@ -176,6 +178,72 @@ def test_another_process_can_pause_and_stop_a_run(tmp_path):
     assert not thread.is_alive()
     assert RunFolder(tmp_path / "run").status().state == "stopped"
     assert not engine.folder.control_path.exists()
+
+
+def test_a_look_at_the_status_does_not_keep_a_run_from_starting(tmp_path):
+    engine = make_engine(tmp_path / "run")
+    looking = engine.folder.lock()  # as `status` holds it for a moment
+    threading.Timer(0.3, looking.release).start()
+    assert run_all(engine)[-1].reason == "completed"
+
+
+def test_the_ending_of_a_run_is_its_last_event(tmp_path):
+    stream = make_engine(tmp_path / "run").events()
+    folder = RunFolder(tmp_path / "run")
+    assert folder.ending() is None
+    next(stream)
+    assert folder.ending() is None
+    last = list(stream)[-1]
+    assert folder.ending() == last
+
+
+def test_a_stop_stays_for_every_process_until_the_run_has_ended(tmp_path):
+    file = tmp_path / "control"
+    owner, other = Control(file), Control(file, is_owner=False)
+    file.write_text("pause", encoding="utf-8")
+    assert not other.is_asked_to_stop()
+    assert (file.exists(), other.is_paused) == (True, False)
+    assert not owner.is_asked_to_stop()
+    assert (file.exists(), owner.is_paused) == (False, True)
+    file.write_text("stop", encoding="utf-8")
+    for control in (owner, other):
+        control._polled = 0.0
+        assert control.is_asked_to_stop()
+    other.close()
+    assert file.exists()
+    owner.close()
+    assert not file.exists()
+
+
+def test_what_is_asked_while_a_run_ends_is_late(tmp_path):
+    engine = make_engine(tmp_path / "run")
+    run = Run(engine.events(), engine.folder.path, engine.control)
+    for event in run:
+        if isinstance(event, StepEvent) and event.step == 5:
+            run.stop()
+        if isinstance(event, (StoppingEvent, CheckpointEvent)) and event.step == 5:
+            run.stop()  # Ctrl-C once more
+            run.pause()
+    assert event.reason == "stopped"
+    assert not run.is_paused
+
+
+def test_a_line_that_the_disk_took_in_part_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "events.jsonl"
+    append(path, '{"step": 1}\n')
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, content: write(handle, content[:4]))
+    with pytest.raises(OSError, match="No space left"):
+        append(path, '{"step": 2}\n')
+    monkeypatch.undo()
+    append(path, '{"step": 3}\n')
+    assert read_events(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_zeros_that_a_network_disk_shows_are_no_record(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + bytes(20) + b'p": 2}\n{"step": 3}\n' + bytes(9))
+    assert read_events(path) == [{"step": 1}, {"step": 3}]
 
 
 def test_reading_a_run_needs_no_torch(tmp_path):

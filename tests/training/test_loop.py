@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 
@@ -273,6 +274,59 @@ def test_early_stopping_counts_validations_without_improvement(tmp_path):
     assert (events[-1].reason, events[-1].step) == ("early", 12)
 
 
+def test_a_validation_that_scores_nothing_is_said_once_and_waited_for(tmp_path):
+    engine = make_engine(tmp_path / "run", early_stopping=2, steps=100, validate_every=1)
+    values = iter([math.nan, math.nan, math.nan, 1.0, 2.0, math.nan, 3.0])
+    engine.task.metrics = lambda scores: {"loss": next(values)}
+    events = run_all(engine)
+    assert (events[-1].reason, events[-1].step) == ("early", 7)
+    [warning] = of(WarningEvent, events)
+    assert warning.step == 1
+    assert "the validation gives no loss" in warning.message
+    assert [e.step for e in of(ValidationEvent, events) if e.is_best] == [4]
+    rows = [r for r in RunFolder(tmp_path / "run").metrics() if r["split"] == "val"]
+    assert [row.get("loss") for row in rows] == [None, None, None, 1.0, 2.0, None, 3.0]
+
+
+class Listener:
+    def __init__(self):
+        self.heard = []
+
+    def __call__(self, event):
+        self.heard.append(event)
+
+    def close(self):
+        self.heard.append("closed")
+
+
+@pytest.mark.parametrize("end", ["completed", "left", "failed"])
+def test_watchers_are_closed_however_a_run_ends(tmp_path, end):
+    engine = make_engine(tmp_path / "run")
+    engine.watchers = (Listener(),)
+    run = Run(engine.events(), engine.folder.path, engine.control)
+    if end == "failed":
+        engine.task.metrics = lambda scores: {}[0]
+    try:
+        for event in run:
+            if end == "left" and isinstance(event, StepEvent):
+                run.close()
+                break
+    except KeyError:
+        assert end == "failed"
+    assert engine.watchers[0].heard[-1] == "closed"
+    assert engine.watchers[0].heard.count("closed") == 1
+
+
+def test_a_stop_is_noticed_while_a_picture_is_made(tmp_path):
+    task = StubTask()
+    engine = make_engine(tmp_path / "run", task=task)
+    task.preview = lambda batch: task.modules(batch["x"].repeat(2, 1))
+    task.modules[1].register_forward_pre_hook(lambda *_: engine.control.stop())
+    events = run_all(engine)
+    assert (events[-1].reason, events[-1].step) == ("stopped", 0)
+    assert of(PreviewEvent, events) == []
+
+
 def test_averaged_weights_are_validated_and_saved_but_not_trained_on(tmp_path):
     plain, averaged = make_engine(tmp_path / "a"), make_engine(tmp_path / "b", ema=0.9)
     run_all(plain)
@@ -450,6 +504,10 @@ def test_a_read_that_hangs_does_not_hold_up_a_stop(tmp_path):
     thread.start()
     events = run_all(engine)
     assert not released.is_set()
+    # Only daemons may be left: the end of the process would wait for others.
+    left = [t for t in threading.enumerate() if t.name == "muvit-reader"]
+    assert left
+    assert all(t.daemon for t in left)
     released.set()
     thread.join()
     assert events[-1].reason == "stopped"

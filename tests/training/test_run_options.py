@@ -57,6 +57,7 @@ def test_accumulation_gives_the_same_weights(twice):
 @pytest.mark.parametrize("changed", [
     {"learning_rate": 1e-2}, {"weight_decay": 0.9}, {"warmup": 0.9}, {"clip": 1e-4},
     {"ema": 0.5}, {"batch_size": 3}, {"seed": 9}, {"masking_ratio": 0.5}, {"loss": "norm_mse"},
+    {"mask_per_sample": True},
 ])
 def test_option_changes_the_weights(twice, changed):
     a, b = twice(**changed)

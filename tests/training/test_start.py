@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from napari_muvit.errors import ConfigError, RunError, RunExistsError, SourceError
+from napari_muvit.errors import ConfigError, LockedError, RunError, RunExistsError, SourceError
 from napari_muvit.models.checkpoint import load_model
 from napari_muvit.training import find_model, resume_run, start_finetune, start_pretrain
 from napari_muvit.training.events import (
@@ -145,10 +145,102 @@ def test_resume_reuses_the_kernels_and_notices_changed_images(pretrain_options, 
 
 def test_resume_refuses_what_would_change_the_result(pretrain_options, tmp_path):
     start_pretrain(pretrain_options)
-    with pytest.raises(ConfigError, match="steps cannot change"):
-        resume_run(tmp_path / "pre", steps=100)
+    with pytest.raises(ConfigError, match="batch_size cannot change"):
+        resume_run(tmp_path / "pre", batch_size=100)
+    with pytest.raises(ConfigError, match="Did you mean 'steps'"):
+        resume_run(tmp_path / "pre", step=100)
     with pytest.raises(RunError, match="holds no run"):
         resume_run(tmp_path)
+
+
+def test_a_complete_run_says_so_and_computes_nothing(pretrain_options, tmp_path):
+    before = start_pretrain(pretrain_options).wait()
+    records = (tmp_path / "pre" / "events.jsonl").read_bytes()
+    [event] = list(resume_run(tmp_path / "pre"))
+    assert (event.reason, event.metrics) == ("completed", before.metrics)
+    assert "is complete: 6 of 6 steps are done" in event.message
+    assert "--steps" in event.message
+    assert (tmp_path / "pre" / "events.jsonl").read_bytes() == records
+
+
+def test_a_complete_run_goes_on_to_more_steps(pretrain_options, tmp_path):
+    start_pretrain(pretrain_options).wait()
+    with pytest.raises(ConfigError, match="has done 6 already"):
+        resume_run(tmp_path / "pre", steps=6)
+    run = resume_run(tmp_path / "pre", steps=9)
+    events = list(run)
+    assert [e.step for e in events if isinstance(e, StepEvent)] == [7, 8, 9]
+    [warning] = [e for e in events if isinstance(e, WarningEvent)]
+    assert "goes on to 9 steps instead of 6" in warning.message
+    folder = RunFolder(tmp_path / "pre")
+    assert (folder.config().steps, folder.facts()["steps"]) == (9, 9)
+    assert folder.facts()["changed_steps"] == [{"at": 6, "from": 6, "to": 9}]
+    assert (folder.status().state, folder.status().step) == ("completed", 9)
+    [event] = list(resume_run(tmp_path / "pre"))
+    assert "9 of 9" in event.message
+
+
+def test_a_kill_right_after_steps_were_added_does_not_look_complete(pretrain_options, tmp_path):
+    start_pretrain(pretrain_options).wait()
+    resume_run(tmp_path / "pre", steps=9)  # never iterated
+    assert len([e for e in resume_run(tmp_path / "pre") if isinstance(e, StepEvent)]) == 3
+
+
+def test_more_steps_for_a_run_that_is_trained_elsewhere_are_refused(pretrain_options, tmp_path):
+    run = start_pretrain(pretrain_options)
+    next(event for event in run if isinstance(event, StepEvent))
+    with pytest.raises(LockedError):
+        resume_run(tmp_path / "pre", steps=60)
+    assert RunFolder(tmp_path / "pre").config().steps == 6
+    run.close()
+
+
+def test_early_stopping_waits_anew_when_steps_are_given(pretrain_options, tmp_path):
+    options = {**pretrain_options, "early_stopping": 1, "validate_every": 1, "steps": 20,
+               "learning_rate": 1e-12}
+    last = start_pretrain(options).wait()
+    assert last.reason == "early"
+    [event] = list(resume_run(tmp_path / "pre"))
+    assert event.reason == "early"
+    assert "ended early after" in event.message
+    steps = [e.step for e in resume_run(tmp_path / "pre", steps=20) if isinstance(e, StepEvent)]
+    assert steps[0] == last.step + 1
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_over(pretrain_options, tmp_path):
+    run = start_pretrain({**pretrain_options, "checkpoint_every": 100})
+    list(itertools.islice(run, 5))
+    run.close()
+    events = list(resume_run(tmp_path / "pre"))
+    [warning] = [e for e in events if isinstance(e, WarningEvent)]
+    assert "starts over from its first step" in warning.message
+    assert [e.step for e in events if isinstance(e, StepEvent)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ("nothing", r"'nothing', which does not exist.*Models there are: pretrained_run"),
+    ("pretraind_run", r"Did you mean 'pretrained_run'\?"),
+    (".", r"a folder without a model.*Did you mean '.*pretrained_run', which lies inside"),
+    ("file.txt", r"file\.txt', which is a file; it must be a run or model folder"),
+    ("lab/net", r"A Hugging Face repository is written hf://lab/net"),
+])
+def test_a_pretrained_model_that_is_not_there_names_the_nearest(
+    finetune_options, tmp_path, monkeypatch, given, words
+):
+    (tmp_path / "pretrained_run").mkdir()
+    (tmp_path / "pretrained_run" / "run.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "file.txt").write_text("x", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=words) as caught:
+        start_finetune({**finetune_options, "pretrained": given})
+    assert caught.value.field == "pretrained"
+
+
+def test_levels_that_the_pretrained_model_lacks_are_named(pretrain_options, finetune_options):
+    start_pretrain(pretrain_options).wait()
+    with pytest.raises(ConfigError, match=r"levels are \(1, 4\).*trained with the levels 1, 2 "):
+        start_finetune({**finetune_options, "levels": (1, 4),
+                        "pretrained": pretrain_options["output"]})
 
 
 def test_a_pretrained_model_of_another_size_is_refused_by_name(

@@ -33,7 +33,8 @@ def keep(*_):
 def mae_task(**options) -> MAETask:
     config = parse_config(PretrainConfig, {**TINY, "dim_decoder": 48, **options})
     torch.manual_seed(0)
-    return MAETask(build_mae(config, 1, 2), 4, keep)
+    return MAETask(
+        build_mae(config, 1, 2), 4, keep, mask_per_sample=config.mask_per_sample)
 
 
 def segment_task(supervision=0.0, **options) -> SegmentTask:
@@ -150,6 +151,16 @@ def test_masking_options_act():
     assert counts[0] != counts[1]
 
 
+def test_levels_share_the_visible_patches_alike_within_a_batch_or_not():
+    def fine_counts(**options):
+        visible = mae_task(**options).prepare(batch(64), SEED, 64, slice(0, 64))["visible"]
+        return (visible < 16).sum(1).tolist()
+
+    # With one draw for all, the counts differ by chance alone.
+    spreads = [np.std(fine_counts(mask_per_sample=own)) for own in (False, True)]
+    assert spreads[1] > 1.5 * spreads[0]
+
+
 def test_mae_scores_give_the_loss_of_each_level():
     task = mae_task()
     task.model.eval()
@@ -180,6 +191,50 @@ def test_gradient_at_unlabelled_pixels_is_zero_for_the_whole_loss():
     whole_loss(task, given).backward()
     hidden = (given["target"] == -1)[:, None].expand_as(logits[0])
     assert torch.all(logits[0].grad[hidden] == 0)
+
+
+@pytest.mark.parametrize("loss", ["mse", "norm_mse"])
+def test_gradient_at_padded_pixels_is_exactly_zero(loss):
+    task = mae_task(loss=loss)
+    given = batch()
+    given["valid"][:, 1, :, 6:] = False  # through the middle of patches of 4 px
+    outputs = []
+    original = task.model.forward
+
+    def spy(*args, **kwargs):
+        out = original(*args, **kwargs)
+        out["output"].retain_grad()
+        outputs.append(out["output"])
+        return out
+
+    task.model.forward = spy
+    whole_loss(task, given).backward()
+    [output] = outputs
+    valid = task.model.encoder.patchify(given["valid"][:, :, None].float()).flatten(1, 2) > 0
+    assert torch.all(output.grad[~valid] == 0)
+    assert output.grad[valid].abs().sum() > 0
+
+
+def test_gradient_at_unlabelled_patches_of_coarser_levels_is_exactly_zero():
+    task = segment_task(supervision=1.0, ce_weight=0, dice_weight=0)
+    given = batch()
+    given["fraction_valid"] = given["fraction_valid"].float()
+    given["fraction_valid"][:, :, :2] = 0
+    given["fractions"][:, :, :, :2] = float("nan")  # what nobody judged may be anything
+    seen = []
+    original = task.model.forward_with_tokens
+
+    def spy(*args):
+        out, tokens = original(*args)
+        tokens.retain_grad()
+        seen.append(tokens)
+        return out, tokens
+
+    task.model.forward_with_tokens = spy
+    whole_loss(task, given).backward()
+    [tokens] = seen
+    assert torch.all(tokens.grad[:, 1, :2] == 0)
+    assert torch.all(tokens.grad[:, 1, 2:].abs().sum(-1) > 0)
 
 
 def test_both_weights_of_the_loss_are_free():

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "start_pretrain": "start", "start_finetune": "start", "resume_run": "start",
+    "start_pretrain": "start", "start_finetune": "start", "resume_run": "resuming",
     "Run": "run", "RunFolder": "folder", "find_model": "folder", "fit_mae": "fit",
     **dict.fromkeys(
         ("StepEvent", "EpochEvent", "ValidationEvent", "PreviewEvent", "CheckpointEvent",

@@ -12,7 +12,7 @@ MEMORY = 200
 
 
 class RunClock:
-    """Durations of the parts of a run, by kind: step, validation, preview, checkpoint."""
+    """Durations of the parts of a run, by kind: step, validation batch, preview, checkpoint."""
 
     def __init__(self) -> None:
         self._durations: dict[str, deque[float]] = {}
@@ -42,12 +42,25 @@ class RunClock:
             durations = durations[1:]
         return sum(durations) / len(durations) if durations else 0.0
 
-    def remaining(self, counts: dict[str, int], guesses: dict[str, float]) -> float:
-        """Seconds that `counts` more parts of each kind will take.
+    def count(self, kind: str) -> int:
+        """How many durations of `kind` are remembered."""
+        return len(self._durations.get(kind, ()))
 
-        Kinds that were not measured yet take what `guesses` says, or nothing.
+    def share(self, kind: str, of: str) -> float:
+        """Seconds of `kind` for each duration of another kind: for what happens now and then."""
+        return sum(self._durations.get(kind, ())) / max(1, self.count(of))
+
+    def estimate(self, kind: str, guess: float | None = None) -> float:
+        """Seconds that the next of `kind` will take.
+
+        Until one was measured that is `guess`; and the first, while it is alone, counts at most
+        as much, because it also pays for what happens once.
         """
+        if guess is None or self.count(kind) > 1:
+            return self.mean(kind)
+        return min(guess, self.mean(kind)) if self.count(kind) else guess
+
+    def remaining(self, counts: dict[str, int], guesses: dict[str, float]) -> float:
+        """Seconds that `counts` more parts of each kind will take, see `estimate`."""
         return sum(
-            count * (self.mean(kind) if kind in self._durations else guesses.get(kind, 0.0))
-            for kind, count in counts.items()
-        )
+            count * self.estimate(kind, guesses.get(kind)) for kind, count in counts.items())

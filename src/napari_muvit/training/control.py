@@ -26,10 +26,14 @@ class Control:
     ----------
     file
         Where other processes write "pause", "resume" or "stop" (see `RunFolder.ask`).
+    is_owner
+        Whether this process takes what is asked there; the others of a run only look whether
+        it should stop, so that each of them abandons its part of a step.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
-        self._file = file
+    def __init__(self, file: Path | None = None, *, is_owner: bool = True) -> None:
+        self._file, self._is_owner = file, is_owner
+        self._is_closed = False
         self._polled = 0.0
         # A reentrant lock: a signal handler may interrupt the very thread that holds it.
         self._changed = threading.Condition(threading.RLock())
@@ -58,20 +62,32 @@ class Control:
         """End at the next event; a step under way is abandoned."""
         self._set(stop=True)
 
-    def clear(self) -> None:
-        """Forget what was asked, before a stopped run goes on."""
-        self._stop = self._paused = False
+    def close(self) -> None:
+        """The run is ending: what was asked is being done, what is asked from here on is late."""
+        with self._changed:
+            self._is_closed = True
+            self._stop = self._paused = False
+            self._changed.notify_all()
+        if self._file is not None and self._is_owner:
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether a stop was asked for, here or in the file."""
+        self._poll()
+        return self._stop
 
     def _set(self, *, paused: bool | None = None, stop: bool | None = None) -> None:
         with self._changed:
+            if self._is_closed:
+                return
             self._paused = self._paused if paused is None else paused
             self._stop = self._stop if stop is None else stop
             self._changed.notify_all()
 
     def check(self) -> None:
         """Raise `StoppedError` if a stop was asked for."""
-        self._poll()
-        if self._stop:
+        if self.is_asked_to_stop():
             raise StoppedError
 
     def gate(self) -> None:
@@ -84,17 +100,23 @@ class Control:
         self.check()
 
     def _poll(self) -> None:
-        """Take up, and take away, what another process wrote into the control file."""
+        """Take up what another process wrote into the control file.
+
+        A stop stays there until the run has ended, for every process of the run to see.
+        """
         now = time.monotonic()
-        if self._file is None or now - self._polled < POLL_SECONDS:
+        if self._file is None or self._is_closed or now - self._polled < POLL_SECONDS:
             return
         self._polled = now
         with suppress(OSError):  # no such file: nothing was asked
             asked = self._file.read_text(encoding="utf-8").strip()
-            self._file.unlink()
-            actions = {"pause": self.pause, "resume": self.resume, "stop": self.stop}
-            if asked in actions:
-                actions[asked]()
+            if asked == "stop":
+                self.stop()
+            elif self._is_owner:
+                actions = {"pause": self.pause, "resume": self.resume}
+                if asked in actions:
+                    actions[asked]()
+                self._file.unlink()
 
     @contextmanager
     def interruptible(self, module: nn.Module) -> Iterator[None]:

@@ -8,12 +8,10 @@ was killed and resumed goes through the same numbers as one that was not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Protocol
-
-import torch
 
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.errors import MuvitError, RunError, SourceError
@@ -21,6 +19,7 @@ from napari_muvit.training.average import WeightAverage
 from napari_muvit.training.clock import RunClock
 from napari_muvit.training.control import Control, StoppedError
 from napari_muvit.training.device import Numerics, torch_settings
+from napari_muvit.training.evaluation import Evaluation
 from napari_muvit.training.events import (
     CheckpointEvent,
     EpochEvent,
@@ -34,9 +33,10 @@ from napari_muvit.training.events import (
     WarningEvent,
 )
 from napari_muvit.training.files import disk_error, write_whole
-from napari_muvit.training.folder import BEST, MODEL, PREVIEWS, RunFolder
-from napari_muvit.training.loader import Batch, BatchSource, dead_loader, move_batch
-from napari_muvit.training.parallel import Parallel
+from napari_muvit.training.folder import BEST, MODEL, PATIENCE, PREVIEWS, RunFolder
+from napari_muvit.training.gate import Gate
+from napari_muvit.training.loader import Batch, BatchSource, dead_loader
+from napari_muvit.training.parallel import Parallel, meeting_place
 from napari_muvit.training.png import encode_png
 from napari_muvit.training.records import Recorder
 from napari_muvit.training.schedule import epoch_of
@@ -45,8 +45,16 @@ from napari_muvit.training.state import Progress, TrainingState, load_state, sav
 from napari_muvit.training.stepper import Outcome, Stepper
 from napari_muvit.training.task import StepSeed, Task
 
-Watcher = Callable[[Event], None]
-"""Told of every event in the training process, for example to write TensorBoard records."""
+
+class Watcher(Protocol):
+    """Told of every event in the training process, for example to write TensorBoard records."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self) -> None:
+        """The run is over or was left; calling it again does nothing."""
+        ...
+
 
 class LastCheck(Protocol):
     """Further metrics, by name, of a run that is complete."""
@@ -55,10 +63,6 @@ class LastCheck(Protocol):
     def names(self) -> Sequence[str]: ...
 
     def __call__(self, folder: RunFolder, control: Control) -> dict[str, float]: ...
-
-
-VALIDATION_STEP = 1 << 40
-"""Validation draws its masks as if of steps that no run reaches: the same every time."""
 
 
 @dataclass
@@ -96,15 +100,21 @@ class Engine:
         self.device = self.numerics.device
         self.task.modules.to(self.device)
         self.stepper = Stepper(self.task, s, self.numerics, self.parallel, self.control)
+        self.clock = RunClock()
+        self.gate = Gate(self.control, self.parallel, meeting_place(self.device))
+        self.evaluation = Evaluation(
+            self.task, s, self.numerics, self.stepper, self.gate, self.validation,
+            self.num_validation, self.pictures or self.validation or self.training, self.clock,
+        )
         self.average = WeightAverage(self.task.modules, s.ema) if s.ema else None
         self.progress = Progress(accumulate=s.accumulate)
-        self.clock = RunClock()
         more = () if self.last_check is None else self.last_check.names
         self.recorder = Recorder(
             self.folder.path, (*self.task.metric_names, *more), samples_per_step=s.batch_size,
             epoch_size=s.epoch_size,
         )
         self._saved_step = -1
+        self._is_warned = False
         self._lock: WriterLock | None = None
 
     def load(self) -> None:
@@ -134,8 +144,10 @@ class Engine:
             threads=self.settings.threads, deterministic=self.settings.deterministic)
         with ExitStack() as stack:
             stack.enter_context(settings)
+            for watch in self.watchers:  # also where the loop over the events is left
+                stack.callback(watch.close)
             if self.parallel.is_main:
-                self._lock = stack.enter_context(self.folder.lock())
+                self._lock = stack.enter_context(self.folder.lock(PATIENCE))
             error: Exception | None = None
             reason: Reason = "completed"
             try:
@@ -167,6 +179,11 @@ class Engine:
             self.recorder.open(self.progress.step)
 
     def _emit(self, event: Event) -> Iterator[Event]:
+        """Tell of `event`, then hold or end here if that was asked for."""
+        yield from self._tell(event)
+        self.gate.at_event()
+
+    def _tell(self, event: Event) -> Iterator[Event]:
         if self.parallel.is_main:
             self.recorder.write(event)
             if self._lock is not None:
@@ -174,17 +191,16 @@ class Engine:
         for watch in self.watchers:
             watch(event)
         yield event
-        if self.parallel.world == 1:  # several processes agree on stopping in their next step
-            self.control.gate()
 
     def _train(self) -> Iterator[Event]:
         for message in self.warnings:
             yield from self._emit(WarningEvent(self.progress.step, message))
-        self.control.gate()
+        self.gate.at_event()
         source = self.training.batches(self.progress.step, self.settings.steps)
         with closing(source) as batches:  # type: ignore[type-var]
             yield from self._duties()
             while self.progress.step < self.settings.steps and not self._is_stale():
+                self.gate.together()
                 yield from self._step(batches)
                 yield from self._epoch()
                 yield from self._duties()
@@ -221,7 +237,7 @@ class Engine:
             StepEvent(progress.step, s.steps, loss, rate, seconds, self._remaining()))
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        batch = next(batches, None)
+        batch = self.gate.fetch(batches)
         if batch is None:
             raise RunError("the training images gave no more samples before the last step.")
         return batch
@@ -267,18 +283,25 @@ class Engine:
         progress = self.progress
         if self.validation is None:
             return
-        with self.clock.measure("validation"), self._averaged():
-            metrics = self._metrics()
+        with self._averaged():
+            metrics = self.evaluation.metrics()
             value = metrics[self.task.metric]
             is_best = self._is_better(value)
             if is_best:
-                self._save_model(BEST)
+                with self.clock.measure("best model"):
+                    self._save_model(BEST)
         progress.metrics, progress.validated_step = metrics, progress.step
         if is_best:
             progress.best, progress.best_step, progress.stale = value, progress.step, 0
-        else:
+        elif math.isfinite(value):
             progress.stale += 1
         yield from self._emit(ValidationEvent(progress.step, metrics, is_best))
+        if not (math.isfinite(value) or self._is_warned):
+            self._is_warned = True
+            yield from self._emit(WarningEvent(progress.step, (
+                f"the validation gives no {self.task.metric}: its crops hold nothing that can be "
+                "scored. The best model and early stopping wait until one does; take more "
+                "val_samples or other validation images.")))
 
     def _is_better(self, value: float) -> bool:
         best = self.progress.best
@@ -288,49 +311,21 @@ class Engine:
             return True
         return value > best if self.task.higher_is_better else value < best
 
-    @torch.no_grad()
-    def _metrics(self) -> dict[str, float]:
-        self.task.modules.eval()
-        total = torch.zeros(self.task.num_scores, dtype=torch.float64)
-        source = self.validation
-        batches = iter(()) if source is None else source.batches(0, self.num_validation)
-        with ExitStack() as stack:
-            if self.parallel.world == 1:
-                stack.enter_context(self.control.interruptible(self.task.modules))
-            for index, batch in enumerate(batches):
-                prepared = self._prepare_fixed(batch, index)
-                with self.numerics():
-                    total += self.task.scores(move_batch(prepared, self.device)).cpu()
-        return self.task.metrics(self.stepper.sum(total))
-
-    def _prepare_fixed(self, batch: Batch, index: int) -> Batch:
-        """The batch with what is drawn for it, the same in every validation."""
-        seed = StepSeed(self.settings.seed, VALIDATION_STEP + index)
-        size = self.settings.batch_size
-        return self.task.prepare(batch, seed, size, self.parallel.share(size))
-
     def _averaged(self) -> AbstractContextManager[None]:
         if self.average is None:
             return nullcontext()
         return self.average.applied(self.task.modules)
 
-    @torch.no_grad()
     def _preview(self) -> Iterator[Event]:
         progress = self.progress
-        progress.preview_step = progress.step
         if not self.parallel.is_main:
+            progress.preview_step = progress.step
             return
         with self.clock.measure("preview"), self._averaged():
-            source = self.pictures or self.validation or self.training
-            batch = next(iter(source.batches(0, 1)))
-            first = {name: value[:1] for name, value in batch.items()}
-            self.task.modules.eval()
-            with self.numerics():
-                picture = self.task.preview(
-                    move_batch(self._prepare_fixed(first, 0), self.device))
             path = self.folder.path / PREVIEWS / f"step-{progress.step:08d}.png"
             path.parent.mkdir(exist_ok=True)
-            write_whole(path, encode_png(picture))
+            write_whole(path, encode_png(self.evaluation.picture()))
+        progress.preview_step = progress.step
         yield from self._emit(PreviewEvent(progress.step, path))
 
     def _checkpoint(self) -> Iterator[Event]:
@@ -360,11 +355,11 @@ class Engine:
     def _finish(self, reason: Reason, error: Exception | None) -> Iterator[Event]:
         """The last event; a run that was stopped, or whose image failed, is saved first."""
         progress = self.progress
-        self.control.clear()
+        self.control.close()
         problem: OSError | None = None
         try:
             if reason == "stopped":
-                yield from self._emit(StoppingEvent(progress.step))
+                yield from self._tell(StoppingEvent(progress.step))
             if reason == "stopped" or isinstance(error, SourceError):
                 yield from self._checkpoint()
         except OSError as full:
@@ -382,14 +377,17 @@ class Engine:
             raise disk_error(problem, self.folder.path) from problem
 
     def _remaining(self) -> float:
-        s, step = self.settings, self.progress.step
+        """Seconds that the rest of the run will take."""
+        s, clock, step = self.settings, self.clock, self.progress.step
         validations = 0 if self.validation is None else self._left(s.validate_every)
-        # A validation batch is a forward pass, about a third of a step, until one was measured.
-        guess = {"validation": self.num_validation * self.clock.mean("step") / 3}
-        return self.clock.remaining({
-            "step": s.steps - step, "validation": validations,
+        seconds = clock.estimate("step")
+        # A validation batch is a forward pass, about a third of a step, until some were measured.
+        guesses = {"validation batch": seconds / 3, "preview": seconds}
+        best = self.num_validation * clock.share("best model", "validation batch")
+        return validations * best + clock.remaining({
+            "step": s.steps - step, "validation batch": validations * self.num_validation,
             "preview": self._left(s.preview_every), "checkpoint": self._left(s.checkpoint_every),
-        }, guess)
+        }, guesses)
 
     def _left(self, every: int) -> int:
         """How often what is done each `every` steps, and at the end, is due from this step on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,14 +16,19 @@ from napari_muvit.errors import RunError
 def open_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes its place at `path` when the block ends well.
 
-    A crash leaves either the old file or the new one.
+    A crash leaves either the old file or the new one; a disk that is full gets its room back.
     """
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,48 @@ class _Place:
     warnings: list[str]
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """How a script's model is trained.
+
+    Attributes
+    ----------
+    num_epochs, warmup_epochs
+        Passes over the loader, and those in which the learning rate rises.
+    learning_rate
+        Highest rate; by default from the loader's batch size.
+    use_boxes
+        Whether the model gets the batches' boxes.
+    tensorboard, run_name
+        Whether to write TensorBoard records, and under which name.
+    resume_from
+        Run folder, or its ``checkpoint/state.pt``, to go on from; the output may be that folder.
+    device, precision
+        As in a config.
+    generator
+        Seeded with 42 + epoch at the start of every pass; for a loader that shuffles with it.
+    clip
+        Largest norm of the gradient; None does not clip.
+    max_batches
+        Train one epoch of so many batches, and write nothing.
+    """
+
+    num_epochs: int = 500
+    warmup_epochs: int = 2
+    learning_rate: float | None = None
+    use_boxes: bool = True
+    tensorboard: bool = False
+    run_name: str | None = None
+    resume_from: Path | None = None
+    device: str = "auto"
+    precision: str = "bf16"
+    generator: torch.Generator | None = None
+    clip: float | None = 0.5
+    max_batches: int | None = None
+
+
 def fit_mae(
-    model: MAE, train_loader: Any, val_loader: Any = None, *, output: Path | None,
-    num_epochs: int = 500, learning_rate: float | None = None, warmup_epochs: int = 2,
-    use_boxes: bool = True, tensorboard: bool = False, run_name: str | None = None,
-    resume_from: Path | None = None, device: str = "auto", precision: str = "bf16",
-    generator: torch.Generator | None = None, clip: float | None = 0.5,
-    max_batches: int | None = None,
+    model: MAE, train_loader: Any, val_loader: Any = None, *, output: Path | None, **options: Any
 ) -> FinishedEvent:
     """Train `model` on the batches of a script's loader, in place.
 
@@ -123,53 +159,76 @@ def fit_mae(
         Iterables of batches with a length; `val_loader` may be None.
     output
         A new folder; None writes nothing.
-    num_epochs, warmup_epochs
-        Passes over the loader, and those in which the learning rate rises.
-    learning_rate
-        Highest rate; by default from the loader's batch size.
-    use_boxes
-        Whether the model gets the batches' boxes.
-    resume_from
-        Run folder, or its ``checkpoint/state.pt``, to go on from; `output` may be that folder.
-    generator
-        Seeded with 42 + epoch at the start of every pass; for a loader that shuffles with it.
-    clip
-        Largest norm of the gradient; None does not clip.
-    max_batches
-        Train one epoch of so many batches, and write nothing.
+    **options
+        See `FitOptions`.
 
     Raises
     ------
     InputError, CheckpointError, RunExistsError, RunError
         Before training, if an argument cannot be used.
     """
+    given = FitOptions(**options)
+    use = _plan_passes(train_loader, val_loader, given)
+    settings = _settings(train_loader, use, given)
+    training = LoaderSource(
+        train_loader, use.train, use_boxes=given.use_boxes, generator=given.generator)
+    validation = None
+    if use.val:
+        validation = LoaderSource(val_loader, use.val, use_boxes=given.use_boxes)
+    state = _state_path(given.resume_from)
+    with _output_folder(None if given.max_batches is not None else output) as (path, is_kept):
+        watchers = _watchers(given, path) if is_kept else ()
+        place = _open_folder(path, state, model, settings, given)
+        task = MAETask(model, settings.batch_size, _saver(path) if is_kept else _save_nothing)
+        return _train(place, task, training, validation, use.val, state, watchers)
+
+
+@contextmanager
+def _output_folder(output: Path | None) -> Iterator[tuple[Path, bool]]:
+    """Where the run is written, and whether that stays."""
+    if output is not None:
+        yield Path(output).absolute(), True
+        return
+    with tempfile.TemporaryDirectory(prefix="muvit-") as unkept:
+        yield Path(unkept) / "run", False
+
+
+def _watchers(given: FitOptions, path: Path) -> tuple[Watcher, ...]:
+    if not given.tensorboard:
+        return ()
+    check_tensorboard()
+    return (TensorBoardWatcher(path / (given.run_name or "tensorboard")),)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """How often a script's loaders are gone through, and how many batches of each pass count."""
+
+    epochs: int
+    train: int
+    val: int
+
+
+def _plan_passes(train_loader: Any, val_loader: Any, given: FitOptions) -> _Passes:
     per_epoch = count_batches(train_loader, "train_dataloader")
     per_val = 0 if val_loader is None else count_batches(val_loader, "val_dataloader")
-    if max_batches is not None:
-        num_epochs, output = 1, None
-        per_epoch, per_val = min(per_epoch, max_batches), min(per_val, max_batches)
-    if tensorboard and output is not None:
-        check_tensorboard()
-    training = LoaderSource(train_loader, per_epoch, use_boxes=use_boxes, generator=generator)
-    validation = LoaderSource(val_loader, per_val, use_boxes=use_boxes) if per_val else None
+    most = given.max_batches
+    if most is None:
+        return _Passes(given.num_epochs, per_epoch, per_val)
+    return _Passes(1, min(per_epoch, most), min(per_val, most))
+
+
+def _settings(train_loader: Any, use: _Passes, given: FitOptions) -> Settings:
+    """The loop's numbers; an epoch is one pass, after which everything is done and written."""
     batch_size = int(getattr(train_loader, "batch_size", None) or 1)
-    settings = Settings(
-        steps=num_epochs * per_epoch, batch_size=batch_size,
-        learning_rate=learning_rate or pretrain_rate(batch_size),
-        warmup=min(0.99, warmup_epochs / max(1, num_epochs)),
-        clip=float("inf") if clip is None else clip, epoch_size=per_epoch * batch_size,
-        seed=int(torch.randint(2**31 - 1, ()).item()), validate_every=per_epoch,
-        checkpoint_every=per_epoch, preview_every=per_epoch,
+    return Settings(
+        steps=use.epochs * use.train, batch_size=batch_size,
+        learning_rate=given.learning_rate or pretrain_rate(batch_size),
+        warmup=min(0.99, given.warmup_epochs / max(1, use.epochs)),
+        clip=float("inf") if given.clip is None else given.clip,
+        epoch_size=use.train * batch_size, seed=int(torch.randint(2**31 - 1, ()).item()),
+        validate_every=use.train, checkpoint_every=use.train, preview_every=use.train,
     )
-    state = _state_path(resume_from)
-    with tempfile.TemporaryDirectory(prefix="muvit-") as unkept:
-        path = Path(unkept) / "run" if output is None else Path(output).absolute()
-        place = _open_folder(path, state, model, settings, device, precision, run_name)
-        watchers: tuple[Watcher, ...] = ()
-        if tensorboard and output is not None:
-            watchers = (TensorBoardWatcher(path / (run_name or "tensorboard")),)
-        task = MAETask(model, batch_size, _save_nothing if output is None else _saver(path))
-        return _train(place, task, training, validation, per_val, state, watchers)
 
 
 def _train(
@@ -230,11 +289,10 @@ def _state_path(resume_from: Path | None) -> Path | None:
 
 
 def _open_folder(
-    path: Path, state: Path | None, model: MAE, settings: Settings, device: str, precision: str,
-    run_name: str | None,
+    path: Path, state: Path | None, model: MAE, settings: Settings, given: FitOptions
 ) -> _Place:
     """The run folder, and the settings and numerics that an earlier start fixed."""
-    place = choose_device(device)
+    place, precision = choose_device(given.device), given.precision
     check_precision(place, precision)
     if state is not None and state == path / STATE:
         folder = RunFolder(path)
@@ -247,7 +305,7 @@ def _open_folder(
         "kind": FIT, "steps": settings.steps, "napari_muvit": __version__,
         "python": platform.python_version(), "torch": torch.__version__, "seed": settings.seed,
         "device": str(place), "kernels": numerics.kernels.to_dict(),
-        "precision": numerics.precision, "name": run_name,
+        "precision": numerics.precision, "name": given.run_name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     folder = create_run(check_output(path), None, facts)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from napari_muvit.config import (
 )
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.errors import CheckpointError, LockedError, RunError, RunExistsError
-from napari_muvit.training.events import Event, event_from_record
+from napari_muvit.training.events import Event, FinishedEvent, event_from_record
 from napari_muvit.training.files import write_whole
 from napari_muvit.training.records import EVENTS, METRICS, read_events, read_metrics
 
@@ -47,6 +48,9 @@ FIT = "fit"
 
 TAIL = 1 << 16
 """Bytes at the end of the events that are read first to see where a run is."""
+
+PATIENCE = 1.0
+"""Seconds that a writer tries to get the lock for."""
 
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
@@ -158,6 +162,12 @@ class RunFolder:
         remaining = last["remaining"] if state == "running" else None
         return RunStatus(state, last["step"], last["steps"], remaining, message)
 
+    def ending(self) -> FinishedEvent | None:
+        """How the run ended; None while it has not. Asks nobody whether it is being written."""
+        records = [r for r in read_events(self.path / EVENTS, TAIL) if not r.get("superseded")]
+        last = event_from_record(records[-1], self.path) if records else None
+        return last if isinstance(last, FinishedEvent) else None
+
     def is_writing(self) -> bool:
         """Whether a process trains this run now."""
         if not (self.path / LOCK).exists():
@@ -170,15 +180,27 @@ class RunFolder:
             return False
         return False
 
-    def lock(self) -> WriterLock:
+    def lock(self, patience: float = 0.0) -> WriterLock:
         """The right to write the folder.
+
+        Parameters
+        ----------
+        patience
+            Seconds to try for: who looks at the run's status holds it for a moment.
 
         Raises
         ------
         LockedError
             If another process, or another run in this one, has it.
         """
-        return WriterLock(self.path / LOCK, f"the run {str(self.path)!r}")
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return WriterLock(self.path / LOCK, f"the run {str(self.path)!r}")
+            except LockedError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.05)
 
     def ask(self, action: Literal["pause", "resume", "stop"]) -> None:
         """Ask the process that trains this run, wherever it is, to pause, go on, or stop."""
@@ -271,10 +293,7 @@ def create_run(path: Path, config: RunConfig | None, facts: dict[str, Any]) -> R
     try:
         beside.mkdir(parents=True)
         if config is not None:
-            shown = {k: v for k, v in facts.items() if k not in {"kernels", "fingerprints"}}
-            kernels = facts.get("kernels", {})
-            shown["kernels"] = ", ".join(f"{name} {kind}" for name, kind in kernels.items())
-            write_config(config, beside / CONFIG, **shown)
+            write_config(config, beside / CONFIG, **_shown(facts))
         for name in (EVENTS, METRICS):
             write_whole(beside / name, b"")
         write_whole(beside / FACTS, json.dumps(facts, indent=1, default=str).encode("utf-8"))
@@ -290,6 +309,31 @@ def create_run(path: Path, config: RunConfig | None, facts: dict[str, Any]) -> R
             "folder, or make room there."
         ) from error
     return RunFolder(path)
+
+
+def _shown(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that stand as comments above a run's config."""
+    kernels = ", ".join(f"{name} {kind}" for name, kind in facts.get("kernels", {}).items())
+    return {k: v for k, v in facts.items() if k != "fingerprints"} | {"kernels": kernels}
+
+
+def change_steps(folder: RunFolder, config: RunConfig, done: int) -> None:
+    """Record that a run goes on to ``config.steps`` from step `done`, whatever was planned.
+
+    Raises
+    ------
+    LockedError
+        If another process trains the run.
+    """
+    with folder.lock(PATIENCE):
+        before = folder.facts()
+        change = {"at": done, "from": before["steps"], "to": config.steps}
+        changes = [*before.get("changed_steps", []), change]
+        facts = {**before, "steps": config.steps, "changed_steps": changes}
+        beside = folder.path / f".{CONFIG}.part"
+        write_config(config, beside, **_shown(facts))
+        os.replace(beside, folder.path / CONFIG)
+        add_facts(folder, **facts)
 
 
 def add_facts(folder: RunFolder, **facts: Any) -> None:

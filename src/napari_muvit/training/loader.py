@@ -6,11 +6,14 @@ loader processes there are, and whether or not the run was interrupted before.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from concurrent.futures import Future, wait
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ from napari_muvit.errors import MuvitError, RunError
 from napari_muvit.training.parallel import Parallel
 
 Batch = dict[str, Tensor]
+Made = TypeVar("Made")
 
 POLL_SECONDS = 0.25
 """How often a run that waits for a batch looks whether it should stop."""
@@ -103,32 +107,64 @@ class SampleLoader:
             generator=torch.Generator(), collate_fn=default_collate,
         )
         batches = iter(loader)
-        while True:
-            with _worker_errors():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+        with closing(Reader()) as reader:
+            while True:
+                with _worker_errors():
+                    batch = self._await(reader.submit(lambda: next(batches, None)))
+                if batch is None:
+                    return
+                yield batch
 
     def _from_thread(self, sampler: StepSampler) -> Generator[Batch]:
-        reader = ThreadPoolExecutor(1, thread_name_prefix="muvit-reader")
         pending: Future[Batch] | None = None
-        try:
+        with closing(Reader()) as reader:
             for numbers in sampler:
-                upcoming = reader.submit(read_batch, self.dataset, numbers)
+                upcoming = reader.submit(partial(read_batch, self.dataset, numbers))
                 if pending is not None:
                     yield self._await(pending)
                 pending = upcoming
             if pending is not None:
                 yield self._await(pending)
-        finally:
-            # A read that hangs on a network must not hold up a stop.
-            reader.shutdown(wait=False, cancel_futures=True)
 
-    def _await(self, pending: Future[Batch]) -> Batch:
+    def _await(self, pending: Future[Made]) -> Made:
         while self.interrupt is not None and not wait([pending], POLL_SECONDS).done:
             self.interrupt()
         return pending.result()
+
+
+class Reader:
+    """One thread that does what it is given in turn.
+
+    A read that hangs on a network holds up neither a stop nor the end of the process, which
+    waits for the threads of an executor, but not for this one.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="muvit-reader", daemon=True).start()
+
+    def submit(self, make: Callable[[], Made]) -> Future[Made]:
+        """What `make` will return or raise."""
+        future: Future[Made] = Future()
+        self._work.put((future, make))
+        return future
+
+    def close(self) -> None:
+        """End the thread after what it is doing now; what is waiting is left undone."""
+        with suppress(Empty):
+            while (item := self._work.get_nowait()) is not None:
+                item[0].cancel()
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            future, make = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(make())
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+                future.set_exception(error)
 
 
 def read_batch(dataset: Any, numbers: Sequence[int]) -> Batch:

@@ -43,6 +43,8 @@ class MAETask:
         Names of the images, for messages.
     contrast
         How previews show the images.
+    mask_per_sample
+        Draw the levels' shares for each sample, not once for each batch.
     """
 
     kind = "pretrain"
@@ -52,8 +54,9 @@ class MAETask:
 
     def __init__(
         self, model: MAE, batch_size: int, save_model: SaveModel, names: tuple[str, ...] = (),
-        contrast: Contrast | None = None,
+        contrast: Contrast | None = None, *, mask_per_sample: bool = False,
     ) -> None:
+        self.mask_per_sample = mask_per_sample
         self.modules: nn.Module = model
         self.model = model
         self.base_rate = pretrain_rate(batch_size)
@@ -79,7 +82,8 @@ class MAETask:
         size = batch["img"].shape[3:]
         num_patches = math.prod(
             s // p for s, p in zip(size, self.model.patch_size, strict=True))
-        rule = MaskRule(self.model.masking_ratio, self.model.masking_mode)
+        rule = MaskRule(self.model.masking_ratio, self.model.masking_mode,
+                        per_sample=self.mask_per_sample)
         last = part.start + len(batch["img"])  # a script's loader may give larger batches
         levels = self.model.encoder.levels
         mask = draw_mask(rule, max(whole, last), levels, num_patches, seed.generator(MASK))

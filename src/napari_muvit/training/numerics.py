@@ -31,7 +31,8 @@ def choose_numerics(
     crop = encoder.crop_size or tuple(32 * side for side in encoder.patch_size)
     grid = [size // side for size, side in zip(crop, encoder.patch_size, strict=True)]
     tokens = math.prod(grid) * len(encoder.levels)
-    sizes: dict[str, Any] = {"dim": encoder.dim, "heads": encoder.heads, "tokens": tokens}
+    sizes: dict[str, Any] = {
+        "dim": encoder.dim, "heads": encoder.heads, "tokens": tokens, "is_training": True}
     if precision == "bf16":
         kernels = choose_kernels("bf16", **sizes)
         if is_fixed:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,12 +32,30 @@ class Parallel:
 
     @classmethod
     def from_environment(cls, *, cpu: bool) -> Parallel:
-        """Join the process group that the launcher's environment describes, if any."""
-        if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        """Join the process group that the launcher's environment describes, if any.
+
+        Parameters
+        ----------
+        cpu
+            Processes meet on the CPU, because none of them computes on a CUDA device.
+
+        Raises
+        ------
+        RunError
+            If the group is not the one that the launcher announced.
+        """
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world <= 1:
             return cls()
         from accelerate import PartialState
 
         state = PartialState(cpu=cpu, timeout=timedelta(hours=6))
+        if state.num_processes != world:
+            raise RunError(
+                f"the launcher announced {world} processes, but {state.num_processes} found one "
+                "another. Start them with torchrun or accelerate launch, and pass --device cpu "
+                "where there is no GPU for each."
+            )
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
     @property
@@ -79,11 +98,14 @@ class Parallel:
             for parameter, part in zip(bucket, parts, strict=True):
                 parameter.grad = part.view_as(parameter)
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.world > 1:
-            with self._alive():
-                dist.barrier()
+    def gather(self, texts: list[str]) -> list[str]:
+        """The texts of all processes, in their order."""
+        if self.world == 1:
+            return texts
+        found: list[Any] = [None] * self.world
+        with self._alive():
+            dist.all_gather_object(found, texts)
+        return [text for part in found for text in part]
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
@@ -94,6 +116,11 @@ class Parallel:
                 f"another of the {self.world} processes of this run died ({str(error)[:200]}). "
                 "The last checkpoint is whole; resume, with any number of processes."
             ) from error
+
+
+def meeting_place(device: torch.device) -> torch.device:
+    """Where processes that compute on `device` meet: NCCL sums on its GPU, gloo on the CPU."""
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def _buckets(parameters: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -7,8 +7,10 @@ After a resume, records past the checkpoint are marked superseded instead of bei
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,7 +66,8 @@ class Recorder:
                 "seconds": round(event.seconds, 6),
             }
         elif isinstance(event, ValidationEvent):
-            row = {"split": "val", **event.metrics}
+            known = {name: v for name, v in event.metrics.items() if math.isfinite(v)}
+            row = {"split": "val", **known}  # a class that is in no crop leaves its cell empty
         else:
             return None
         epoch = epoch_of(event.step, self._samples_per_step, self._epoch_size)
@@ -72,16 +75,25 @@ class Recorder:
 
 
 def append(path: Path, text: str) -> None:
-    """Add `text` at the end of `path` with a single write, so that lines never interleave."""
+    """Add `text` at the end of `path` with a single write, so that lines never interleave.
+
+    Of a line that the disk took only in part nothing stays.
+    """
+    content = text.encode("utf-8")
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0))
     try:
-        os.write(handle, text.encode("utf-8"))
+        size = os.fstat(handle).st_size
+        if os.write(handle, content) < len(content):
+            os.ftruncate(handle, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(handle)
 
 
 def whole_lines(path: Path, last_bytes: int | None = None) -> list[str]:
     """The lines of `path` that are complete; a last line without its end is left out.
+
+    So are lines with zeros: a network disk shows them where the content has not come yet.
 
     Parameters
     ----------
@@ -100,7 +112,8 @@ def whole_lines(path: Path, last_bytes: int | None = None) -> list[str]:
         content = content.partition(b"\n")[2]
     whole, _, _ = content.rpartition(b"\n")
     # not splitlines: names may hold other characters that Unicode calls line ends
-    return whole.decode("utf-8").split("\n") if whole or content[:1] == b"\n" else []
+    lines = whole.split(b"\n") if whole or content[:1] == b"\n" else []
+    return [line.decode("utf-8") for line in lines if b"\0" not in line]
 
 
 def read_events(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:

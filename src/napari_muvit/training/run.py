@@ -85,7 +85,10 @@ class Run:
         return self._last
 
     def pause(self) -> None:
-        """Hold at the next event, without using the processor, until `resume` or `stop`."""
+        """Hold at the next event, without using the processor, until `resume` or `stop`.
+
+        Several processes hold together before their next step, while any of them is asked to.
+        """
         self._control.pause()
 
     def resume(self) -> None:

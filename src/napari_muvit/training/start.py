@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -19,31 +18,25 @@ from napari_muvit.config import FinetuneConfig, PretrainConfig, RunConfig, parse
 from napari_muvit.data.normalize import NormalizationRule
 from napari_muvit.data.training_image import reference_pixel_size
 from napari_muvit.errors import ConfigError, MuvitError, RunError
-from napari_muvit.models.checkpoint import ModelMeta, load_model, save_model
+from napari_muvit.models.checkpoint import ModelMeta, save_model
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.factory import build_mae, build_segmenter
 from napari_muvit.training.control import Control
 from napari_muvit.training.device import Numerics, check_precision, choose_device
 from napari_muvit.training.engine import Engine, Watcher
-from napari_muvit.training.fetch import fetch_model, is_address
-from napari_muvit.training.folder import RunFolder, check_output, create_run, find_model
+from napari_muvit.training.folder import RunFolder, check_output, create_run
 from napari_muvit.training.images import RunImages, absolute_paths, open_images
 from napari_muvit.training.loader import SampleLoader
 from napari_muvit.training.mae_task import MAETask
 from napari_muvit.training.numerics import choose_numerics, numerics_again
-from napari_muvit.training.parallel import Parallel
+from napari_muvit.training.parallel import Parallel, meeting_place
 from napari_muvit.training.png import Contrast
+from napari_muvit.training.pretrained import adopt_encoder, load_pretrained
 from napari_muvit.training.run import Run
 from napari_muvit.training.segment_task import SegmentTask
 from napari_muvit.training.settings import Settings
 from napari_muvit.training.tensorboard import TensorBoardWatcher, check_tensorboard
 from napari_muvit.training.whole_images import WholeImages
-
-ADOPTED = (
-    "dim", "num_layers", "heads", "patch_size", "token_coordinates", "rope_frequencies",
-    "rotary_mode", "attention_mode",
-)
-"""Options that a pretrained encoder brings along."""
 
 
 def start_pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path) -> Run:
@@ -62,42 +55,17 @@ def start_finetune(config: FinetuneConfig | Mapping[str, Any] | str | Path) -> R
     return _start(parse_config(FinetuneConfig, config), "finetune")
 
 
-def resume_run(folder: str | os.PathLike[str], **changes: Any) -> Run:
-    """The run in `folder`, going on from its last checkpoint.
-
-    Parameters
-    ----------
-    changes
-        Options that may differ from the first start: device, workers, threads.
-
-    Raises
-    ------
-    RunError
-        If there is no run, or `changes` names an option that would change the result.
-    """
-    place = RunFolder(folder)
-    unknown = set(changes) - {"device", "workers", "threads"}
-    if unknown:
-        raise ConfigError(
-            f"{sorted(unknown)[0]} cannot change when a run is resumed; device, workers and "
-            "threads can. Start a new run instead.", field=sorted(unknown)[0],
-        )
-    given = {name: value for name, value in changes.items() if value is not None}
-    config = place.config()
-    config = parse_config(type(config), {**config.model_dump(), **given})
-    ready = _prepare(config, place.kind, place.facts())
-    return _run(ready, place)
-
-
 def _start(config: RunConfig, kind: str) -> Run:
     path = check_output(config.output)
     config = absolute_paths(config.model_copy(update={"output": str(path)}))
-    ready = _prepare(config, kind, None)
-    return _run(ready, _make_folder(ready, path))
+    ready = prepare_run(config, kind)
+    folder = _make_folder(ready, path)
+    engine = build_engine(ready, folder)
+    return Run(engine.events(), folder.path, engine.control)
 
 
 @dataclass
-class _Ready:
+class Ready:
     """Everything that a run needs but its folder."""
 
     config: RunConfig
@@ -139,8 +107,15 @@ class _Ready:
         }
 
 
-def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Ready:
-    parallel = Parallel.from_environment(cpu=config.device == "cpu")
+def prepare_run(config: RunConfig, kind: str, before: dict[str, Any] | None = None) -> Ready:
+    """Open, check and build what `config` names; nothing is written.
+
+    Parameters
+    ----------
+    before
+        Facts of the run folder, where an earlier process began the run.
+    """
+    parallel = Parallel.from_environment(cpu=choose_device(config.device).type != "cuda")
     if config.batch_size < parallel.world:
         raise ConfigError(
             f"batch_size is {config.batch_size}; {parallel.world} processes need at least one "
@@ -150,16 +125,11 @@ def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Re
     check_precision(device, config.precision)
     if config.tensorboard:
         check_tensorboard()
-    encoder = _pretrained_encoder(config)
+    encoder = load_pretrained(config)
     if encoder is not None:
         config = adopt_encoder(config, encoder)
     images = open_images(config)
-    warnings = images.warnings()
-    if parallel.world > 1 and getattr(config, "norm", "group") == "batch":
-        warnings.append(
-            f"the head's norm is batch: each of the {parallel.world} processes takes statistics of "
-            "its own part of a batch. Take norm group for the numbers of one process."
-        )
+    warnings = images.warnings() + _norm_warnings(config, parallel)
     if before is not None:
         warnings += _changed(before.get("fingerprints", {}), images.fingerprints())
     with torch.random.fork_rng(devices=[]):
@@ -173,50 +143,16 @@ def _prepare(config: RunConfig, kind: str, before: dict[str, Any] | None) -> _Re
         numerics, notes = numerics_again(
             before, task.model.encoder, device, config.precision, is_fixed=is_fixed)
     warnings += notes
-    return _Ready(config, kind, parallel, numerics, images, task, warnings)
+    return Ready(config, kind, parallel, numerics, images, task, warnings)
 
 
-def _pretrained_encoder(config: RunConfig) -> Encoder | None:
-    if not isinstance(config, FinetuneConfig) or config.pretrained is None:
-        return None
-    given = config.pretrained
-    model = load_model(find_model(fetch_model(given) if is_address(given) else given))
-    encoder = getattr(model, "encoder", model)
-    if not isinstance(encoder, Encoder):
-        raise ConfigError(
-            f"pretrained is {given!r}, which holds no encoder. Pass the folder of a "
-            "pretraining run.", field="pretrained",
-        )
-    return encoder
-
-
-def adopt_encoder(config: RunConfig, encoder: Encoder) -> RunConfig:
-    """`config` with the sizes of a pretrained encoder, so that the run's config is complete.
-
-    Raises
-    ------
-    ConfigError
-        If the config asks for another size itself.
-    """
-    own = {**encoder.config(), "patch_size": tuple(encoder.patch_size)}
-    found: dict[str, Any] = {}
-    for name in ADOPTED:
-        asked = getattr(config, name)
-        value = own[name]
-        same = _alike(asked, value)
-        if name in config.model_fields_set and asked is not None and not same:
-            raise ConfigError(
-                f"{name} is {asked!r}; the pretrained model has {value!r}. Leave {name} out, or "
-                "choose another pretrained model.", field=name,
-            )
-        found[name] = value
-    return parse_config(type(config), {**config.model_dump(), **found})
-
-
-def _alike(asked: Any, value: Any) -> bool:
-    if isinstance(asked, tuple) and isinstance(value, tuple):
-        return asked in (value, value[:1]) and len(set(value)) in {1, len(asked)}
-    return bool(asked == value)
+def _norm_warnings(config: RunConfig, parallel: Parallel) -> list[str]:
+    if parallel.world == 1 or getattr(config, "norm", "group") != "batch":
+        return []
+    return [
+        f"the head's norm is batch: each of the {parallel.world} processes takes statistics of "
+        "its own part of a batch. Take norm group for the numbers of one process."
+    ]
 
 
 def _build_task(
@@ -232,7 +168,8 @@ def _build_task(
     if isinstance(config, PretrainConfig):
         mae = build_mae(config, channels, ndim)
         mae.encoder.checkpoint_activations = config.activation_checkpointing
-        return MAETask(mae, config.batch_size, save, images.names, contrast)
+        return MAETask(mae, config.batch_size, save, images.names, contrast,
+                       mask_per_sample=config.mask_per_sample)
     table = dataset.class_table
     if table is None or not isinstance(config, FinetuneConfig):
         raise RunError("fine-tuning needs labels. Pass one label image for each image.")
@@ -268,38 +205,45 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
     ]
 
 
-def _make_folder(ready: _Ready, path: Path) -> RunFolder:
+def _make_folder(ready: Ready, path: Path) -> RunFolder:
     """The new run folder; one process makes it, and all learn whether that worked."""
     problem: MuvitError | None = None
+    place = meeting_place(ready.numerics.device)
+    ready.parallel.highest(0, place)  # until now the others may still see that there is no folder
     if ready.parallel.is_main:
         try:
             create_run(path, ready.config, ready.facts())
         except MuvitError as error:
             problem = error
-    place = ready.numerics.device if ready.numerics.device.type == "cuda" else torch.device("cpu")
     if ready.parallel.highest(int(problem is not None), place):
         raise problem or RunError("the main process could not make the run folder; it says why.")
     return RunFolder(path)
 
 
-def _run(ready: _Ready, folder: RunFolder) -> Run:
-    config, parallel, control = ready.config, ready.parallel, Control(folder.control_path)
+def build_engine(ready: Ready, folder: RunFolder) -> Engine:
+    """The engine of a run, at its last checkpoint if it wrote one."""
+    config, parallel, images = ready.config, ready.parallel, ready.images
+    control = Control(folder.control_path, is_owner=parallel.is_main)
     folder.control_path.unlink(missing_ok=True)  # asked of an earlier process
     settings = Settings.from_config(config, ready.task.base_rate)
     loader = SampleLoader(
-        ready.images.training, config.batch_size, config.workers, parallel,
-        check=ready.images.check, interrupt=control.check if parallel.world == 1 else None,
+        images.training, config.batch_size, config.workers, parallel, check=images.check,
+        interrupt=control.check,
     )
     validation, count = None, 0
-    if ready.images.validation is not None:
+    if images.validation is not None:
         validation = SampleLoader(
-            ready.images.validation, config.batch_size, 0, parallel, limit=config.val_samples)
+            images.validation, config.batch_size, 0, parallel, limit=config.val_samples,
+            interrupt=control.check)
         count = -(-config.val_samples // config.batch_size)
-    pictures = SampleLoader(ready.images.pictures(), config.batch_size, 0, parallel)
+    # One sample, read by the first process alone, while others may wait for it.
+    pictures = SampleLoader(
+        images.pictures(), 1, 0, Parallel(),
+        interrupt=control.check if parallel.world == 1 else None)
     engine = Engine(
         ready.task, settings, folder, loader, validation, count, ready.numerics, parallel,
         control, tuple(ready.warnings), ready.watchers(folder), ready.last_check(),
         pictures,
     )
     engine.load()
-    return Run(engine.events(), folder.path, control)
+    return engine

@@ -15,7 +15,7 @@ from napari_muvit.errors import MuvitError, RunError
 from napari_muvit.training.control import Control, StoppedError
 from napari_muvit.training.device import Numerics, is_out_of_memory
 from napari_muvit.training.loader import Batch, move_batch, split_batch
-from napari_muvit.training.parallel import Parallel
+from napari_muvit.training.parallel import Parallel, meeting_place
 from napari_muvit.training.schedule import rate_at
 from napari_muvit.training.settings import Settings
 from napari_muvit.training.task import StepSeed, Task
@@ -78,7 +78,7 @@ class Stepper:
         """
         before = [buffer.clone() for buffer in self.task.modules.buffers()]
         loss, outcome, error = self._attempt(batch, step, parts)
-        agreed = Outcome(self.parallel.highest(outcome, self.device))
+        agreed = Outcome(self.parallel.highest(outcome, self._meeting))
         if agreed is not Outcome.DONE:
             self._undo(before)
             if agreed is Outcome.STOPPED:
@@ -110,8 +110,7 @@ class Stepper:
 
     @property
     def _meeting(self) -> torch.device:
-        """Where processes meet: NCCL can only sum on its GPU, gloo on the CPU."""
-        return self.device if self.device.type == "cuda" else torch.device("cpu")
+        return meeting_place(self.device)
 
     def rate(self, step: int) -> float:
         """The learning rate of step `step`, before each group's own factor."""
@@ -168,7 +167,8 @@ class Stepper:
     def _not_finite(self, batch: Batch, step: int, loss: float) -> RunError:
         self.task.modules.eval()  # batch statistics of a single sample do not exist
         places = find_samples(batch, self._is_finite)
-        named = [self.task.place(batch, index) for index in places[:3]]
+        # Every process says it all: the first one, which keeps the records, may not be at fault.
+        named = self.parallel.gather([self.task.place(batch, index) for index in places[:3]])
         where = "; ".join(named) if named else "no single sample, but the batch as a whole"
         what = "loss" if not math.isfinite(loss) else "gradient"
         return RunError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class TensorBoardWatcher:
             writer.add_scalar("train/learning_rate", event.learning_rate, event.step)
         elif isinstance(event, ValidationEvent):
             writer = self._ready(event.step + 1)
-            for name, value in event.metrics.items():
+            known = {name: v for name, v in event.metrics.items() if math.isfinite(v)}
+            for name, value in known.items():
                 writer.add_scalar(f"val/{name}", value, event.step)
             writer.flush()
         elif isinstance(event, PreviewEvent):
@@ -66,7 +68,12 @@ class TensorBoardWatcher:
             writer.add_image("preview", picture, event.step, dataformats="HWC")
         elif isinstance(event, CheckpointEvent) and self._writer is not None:
             self._writer.flush()
-        elif isinstance(event, FinishedEvent) and self._writer is not None:
+        elif isinstance(event, FinishedEvent):
+            self.close()
+
+    def close(self) -> None:
+        """End the file; a later event would begin another one."""
+        if self._writer is not None:
             self._writer.close()
             self._writer = None
 
