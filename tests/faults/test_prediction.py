@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from napari_muvit.data import output as output_module
+from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.output import PredictionStore
 from napari_muvit.data.pyramid import open_pyramid
@@ -86,11 +88,36 @@ def kill_and_resume(source, folder, kills):
     assert child.returncode == 0, problems
     assert "FinishedEvent" in out
     assert killed
+    assert not list(folder.glob(".*"))
     for suffix in ("", "_probabilities"):
         a = read_files(folder / f"whole{suffix}.ome.zarr")
         b = read_files(folder / f"broken{suffix}.ome.zarr")
         assert a.keys() == b.keys()
         assert [name for name in a if a[name] != b[name]] == []
+
+
+def test_what_a_kill_left_of_an_unborn_store_is_cleared_away(source, tmp_path):
+    output = tmp_path / "out.ome.zarr"
+    program = (
+        "import os, sys; sys.argv = ['', *sys.argv[1:], '0']\n"
+        "from napari_muvit.data import output\n"
+        "output.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        f"import runpy; runpy.run_path({str(CHILD)!r}, run_name='__main__')"
+    )
+    child = subprocess.run([sys.executable, "-c", program, str(source), str(output)], check=False,
+                           capture_output=True, timeout=120)
+    assert child.returncode == -9, child.stderr
+    assert [path for path in tmp_path.glob(".out_*") if path.is_dir()]
+    options = {"tissue": "none", "probabilities": True}
+    busy = tmp_path / ".out.ome.zarr.0123abcd"
+    busy.mkdir()
+    with WriterLock(tmp_path / ".out.ome.zarr.0123abcd.lock"):
+        list(predict_to_zarr(str(source), stub(), output, **options))
+        assert [path.name for path in tmp_path.glob(".out*") if path.is_dir()] == [busy.name]
+    shutil.rmtree(output)
+    shutil.rmtree(tmp_path / "out_probabilities.ome.zarr")
+    list(predict_to_zarr(str(source), stub(), output, **options))
+    assert not list(tmp_path.glob(".out*"))
 
 
 def test_five_kills_leave_the_bytes_of_an_undisturbed_run(source, tmp_path):

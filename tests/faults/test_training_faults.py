@@ -69,6 +69,7 @@ def test_a_disk_that_takes_nothing_more(options, monkeypatch, number, words):
         list(run)
     monkeypatch.undo()
     folder = RunFolder(options["output"])
+    assert list(folder.path.rglob("*.part")) == []  # a full disk gets its room back
     assert load_state(folder.state_path).progress.step == 2
     assert folder.status().state in {"failed", "interrupted"}
     assert resume_run(options["output"]).wait().reason == "completed"

@@ -79,6 +79,25 @@ def test_a_cluster_gives_the_bytes_of_one_process_through_a_kill(
     assert [name for name in one if one[name] != many[name]] == []
 
 
+def test_workers_get_neighbours_and_finish_what_others_left():
+    units = [(0, (i,)) for i in range(100)]
+    stretches = room.Stretches(units)
+    taken = {"a": [], "b": []}
+    for _ in range(30):
+        for worker in "ab":
+            taken[worker].append(stretches.take(worker))
+    assert taken["a"] == units[:30]
+    assert taken["b"] == units[50:80]
+    late = [stretches.take("c") for _ in range(10)]  # a was killed; c came
+    assert late == units[40:50]
+    rest = []
+    while stretches:
+        rest.append(stretches.take("b"))
+    assert sorted([*taken["a"], *taken["b"], *late, *rest]) == units
+    assert stretches.take("b") is None
+    assert stretches.take("new") is None
+
+
 def test_refuses_a_model_that_cannot_travel(tmp_path):
     with pytest.raises(InputError, match="from its folder"):
         predict_to_zarr(np.zeros((64, 64), np.uint8), PixelModel(make_spec()),

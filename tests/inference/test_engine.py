@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import ChannelError, InputError, MuvitWarning, RunError
@@ -133,6 +134,40 @@ def test_cells_without_tissue_cost_nothing():
     np.testing.assert_array_equal(
         result.probabilities[:, inside], full.probabilities[:, inside]
     )
+
+
+def test_a_given_mask_and_a_region_hold_to_the_pixel(tmp_path):
+    pixels = image((300, 260))
+    mask = np.zeros((150, 130), np.uint8)  # half the resolution
+    mask[20:61, 30:97] = 1
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    everywhere = plan_job(open_pyramid(pixels), PixelModel(make_spec()), tissue="none")
+    full = Engine(everywhere).compute(whole(everywhere)).probabilities
+    wanted = np.repeat(np.repeat(mask, 2, 0), 2, 1).astype(bool)
+    box = np.zeros_like(wanted)
+    box[50:100, 70:100] = True
+    for roi, inside in ((None, wanted), ([[49.5, 70], [99.5, 100]], wanted & box)):
+        model = PixelModel(make_spec())
+        job = plan_job(open_pyramid(pixels), model, tissue=str(tmp_path / "mask.tif"), roi=roi)
+        found = Engine(job).compute(whole(job)).probabilities
+        np.testing.assert_array_equal(found.sum(axis=0) > 0, inside)
+        np.testing.assert_array_equal(found[:, inside], full[:, inside])
+        assert model.tiles < np.prod(job.plan.num_tiles)
+    only = plan_job(open_pyramid(pixels), PixelModel(make_spec()), tissue="none",
+                    roi=[[50, 70], [100, 100]])
+    assert only.fingerprint != plan_job(
+        open_pyramid(pixels), PixelModel(make_spec()), tissue="none", roi=[[51, 70], [100, 100]]
+    ).fingerprint
+    found = Engine(only).compute(whole(only)).probabilities
+    np.testing.assert_array_equal(found.sum(axis=0) > 0, box)
+
+
+def test_a_mask_leaves_no_gap_at_a_ragged_edge(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", np.ones((41, 37), np.uint8))
+    job = plan_job(open_pyramid(image((123, 111))), PixelModel(make_spec((8,))),
+                   tissue=str(tmp_path / "mask.tif"))
+    assert job.plan.shape == (16, 14)
+    assert (Engine(job).compute(whole(job)).probabilities.sum(axis=0) > 0).all()
 
 
 def test_region_of_interest_limits_the_cells():

@@ -13,6 +13,7 @@ from napari_muvit.errors import CheckpointError, InputError
 from napari_muvit.geometry import is_nested
 from napari_muvit.inference import features as room
 from napari_muvit.inference.features import features, parse_encoder, plan_features
+from napari_muvit.inference.model_source import MOST_LOADED
 from napari_muvit.inference.spec import ModelSpec
 from napari_muvit.inference.tiles import Region
 
@@ -78,6 +79,22 @@ def test_folders_of_any_model_will_do(model, tmp_path):
     expected = features(small, model, level=4, device="cpu").compute()
     np.testing.assert_array_equal(
         features(small, folder.parent, level=4, device="cpu").compute(), expected)
+
+
+def test_a_new_checkpoint_in_the_same_folder_is_seen(model, tmp_path):
+    folder, small = tmp_path / "model", image((40, 40))
+    for seed in range(MOST_LOADED + 2):
+        other = make_model(seed=seed)
+        save(other, folder)
+        lazy = features(small, folder, level=4, device="cpu")
+        expected = features(small, other, level=4, device="cpu").compute()
+        np.testing.assert_array_equal(lazy.compute(), expected)
+    assert len(room._ENCODERS) <= MOST_LOADED
+    chosen = parse_encoder(folder, device="cpu")
+    save(model, folder)
+    room._ENCODERS.clear()
+    with pytest.raises(CheckpointError, match="replaced since"):
+        chosen.open()
 
 
 def test_refuses_what_it_does_not_have(model):

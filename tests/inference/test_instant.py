@@ -58,6 +58,18 @@ def test_interpolation_equals_scipys(seed: int, height: int, width: int) -> None
         np.testing.assert_allclose(found[:, feature], expected, atol=1e-4)
 
 
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6))
+def test_grid_equals_its_points(seed: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(height, width, 2)).astype(np.float32)
+    found = FeatureMap.in_box(values, np.array([[9.5, 19.5], [29.5, 59.5]]))
+    rows, columns = rng.uniform(5, 40, 7), rng.uniform(15, 70, 5)
+    points = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    expected = found.at(points).reshape(7, 5, 2)
+    np.testing.assert_allclose(found.on_grid(rows, columns), expected, atol=1e-5)
+
+
 def test_weighting_and_interpolating_commute() -> None:
     rng = np.random.default_rng(0)
     item = FeatureMap.in_box(rng.normal(size=(5, 6, 4)).astype(np.float32),
@@ -187,3 +199,29 @@ def test_tokens_of_a_model_are_used_where_they_lie(
     paint(store, 100, 100, 1)
     paint(store, 100, 700, 2)
     assert set(np.unique(instant.predict(2, (0, 0), (350, 450)).labels)) == {1, 2}
+
+
+def test_every_pixel_of_a_view_is_judged_by_the_crop_that_covers_it(
+    store: AnnotationStore, image: np.ndarray
+) -> None:
+    from napari_muvit.models.encoder import Encoder
+
+    encoder = Encoder(in_channels=1, levels=(1, 4), patch_size=8, num_layers=1, dim=48, heads=2,
+                      ndim=2, crop_size=64)
+    instant = InstantPrediction(open_pyramid(image), store, encoder)
+    covered = np.zeros((200, 150), int)
+    for low, extent in instant._blocks(1, (), (30, 70), (200, 150)):
+        cut = tuple(slice(a - s, a - s + n)
+                    for a, n, s in zip(low, extent, (30, 70), strict=True))
+        covered[cut] += 1
+        corner = [encoder_number(instant, a) for a in (low, np.add(low, extent) - 1)]
+        assert corner[0] == corner[1]
+        maps = instant._block_maps(1, (low[0] // 256, low[1] // 256), low)[-2:]
+        inside = (np.array([low, np.add(low, extent) - 1]) - maps[0].lower) / maps[0].factor
+        assert inside.min() >= -0.5
+        assert inside.max() <= 7.5
+    assert (covered == 1).all()
+
+
+def encoder_number(instant: InstantPrediction, pixel: object) -> tuple[int, int]:
+    return instant._encoder(()).place(1, np.asarray(pixel, float))

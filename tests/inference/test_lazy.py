@@ -83,8 +83,11 @@ def test_a_plane_model_predicts_every_plane_and_time_point():
     one = predict(volume, PixelModel(make_spec()), tissue="none", z=1).compute()
     np.testing.assert_array_equal(one, single)
     pyramid = pyramid_from_arrays([volume], axes="zyx")
+    opened = predict(pyramid, PixelModel(make_spec()), tissue="none").compute()
+    np.testing.assert_array_equal(opened, labels)
+    flat = pyramid_from_arrays([volume[0]])
     with pytest.raises(InputError, match="spatial axes"):
-        predict(pyramid, PixelModel(make_spec()))
+        predict(flat, PixelModel(make_spec(ndim=3)))
 
 
 def test_an_unreadable_block_says_why():

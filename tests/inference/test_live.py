@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from napari_muvit.data.live_cache import DONE, NONE, OLD
+from napari_muvit.data.live_cache import DONE, NONE, OLD, LiveCache
 from napari_muvit.data.omezarr import create_pyramid
+from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import InputError, LockedError
+from napari_muvit.inference.engine import Engine
+from napari_muvit.inference.job import plan_job
 from napari_muvit.inference.live import LivePrediction
 from napari_muvit.inference.predictor import FunctionPredictor
 
-from .stubs import TABLE, PixelModel, make_spec, thirds
+from .stubs import TABLE, ContextModel, PixelModel, make_spec, thirds
 
 SIDE = 100_000
 
@@ -124,6 +128,104 @@ def test_a_coarse_level_is_a_subsample_of_the_finest(tmp_path):
         np.testing.assert_array_equal(fine, values)
 
 
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+class EdgyModel(PixelModel):
+    """Judges a pixel by where it lies in its tile: no two tiles agree."""
+
+    def judge(self, x, bbox):
+        ramp = np.linspace(0, 1, x.shape[-1])
+        return np.broadcast_to((ramp[:, None] + ramp) / 2, (len(x), *x.shape[-2:]))
+
+
+@pytest.mark.parametrize("make", [ContextModel, EdgyModel])
+def test_tiles_are_blended_with_their_neighbours(make):
+    pixels = (np.add.outer(np.arange(300), np.arange(260)) * 255 / 560).astype(np.uint8)
+    spec = make_spec((1, 4), 64, normalization={"kind": "constant", "constant": 255.0})
+    hard = plan_job(open_pyramid(pixels), make(spec), tissue="none", blend=False)
+    whole = tuple(slice(0, n) for n in hard.plan.shape)
+    soft = replace(hard, plan=replace(hard.plan, is_soft=True))
+    expected = Engine(soft).compute(whole).probabilities
+    with live(pixels, make(spec)) as view:
+        view.set_view([[100, 100], [150, 150]])  # others come later, one by one
+        assert view.wait(60)
+        for row in range(0, 300, 40):
+            view.set_view([[row, 0], [row + 40, 260]])
+            assert view.wait(60)
+        labels, confidence = view.arrays[0], view.confidence_arrays[0]
+        values = np.array(TABLE.values)[expected.argmax(axis=0)]
+        agree = np.asarray(labels) == values
+        assert agree.mean() > 0.999  # float16 decides ties otherwise
+        found = np.asarray(confidence) / np.float32(255)
+        np.testing.assert_allclose(found[agree], expected.max(axis=0)[agree], atol=0.004)
+        unblended = Engine(hard).compute(whole).probabilities.max(axis=0)
+        if make is EdgyModel:  # whose tiles disagree wherever they overlap
+            assert (abs(unblended - expected.max(axis=0)) > 0.01).mean() > 0.01
+
+
+def test_a_cell_is_drawn_twice_at_most_while_a_view_fills(monkeypatch):
+    count = 0
+    write = LiveCache.write
+
+    def counted(*given, **more):
+        nonlocal count
+        count += 1
+        write(*given, **more)
+
+    monkeypatch.setattr(LiveCache, "write", counted)
+    stub = model(size=64, levels=(1,))
+    with live(noise((600, 600)), stub) as view:
+        view.set_view([[0, 0], [600, 600]])
+        assert view.wait(60)
+        assert stub.tiles == view.states.size
+        assert stub.tiles < count <= 2 * stub.tiles
+
+
+def test_tiles_of_two_models_are_not_blended():
+    pixels = noise((200, 200))
+    low, high = (model(size=64, levels=(1,), fingerprint=name) for name in ("one", "two"))
+    low.judge = lambda x, bbox: np.zeros((len(x), 64, 64))
+    high.judge = lambda x, bbox: np.ones((len(x), 64, 64))
+    with live(pixels, low) as view:
+        view.set_view([[0, 0], [200, 200]])
+        assert view.wait(60)
+        certain = np.asarray(view.confidence_arrays[0])
+        view.set_view([[60, 60], [61, 61]])
+        assert view.wait(60)
+        view.swap_model(high)
+        assert view.wait(60)
+        assert (view.states == DONE).sum() == 1
+        assert set(np.unique(view.arrays[0][48:96, 48:96])) == {7}
+        assert (np.asarray(view.arrays[0]) == 1).sum() == 200 * 200 - 48 * 48
+        np.testing.assert_array_equal(np.asarray(view.confidence_arrays[0]), certain)
+
+
+def test_confidence_is_an_array_of_its_own(tmp_path):
+    pixels = np.zeros((2600, 2300), np.uint8)
+    pixels[:, 1000:] = 64  # half way between low and middle
+    stub = model(size=256, levels=(1,))
+    with live(pixels, stub, cache=tmp_path) as view:
+        assert [a.shape for a in view.confidence_arrays] == [a.shape for a in view.arrays]
+        assert view.confidence_arrays[0].dtype == np.uint8
+        assert not np.asarray(view.confidence_arrays[-1]).any()
+        view.set_view([[0, 0], [600, 2300]])
+        assert view.wait(60)
+        found = view.confidence_arrays[0][:600, :2300]
+        expected = thirds(pixels[:600, :2300][None] / np.float32(255))[0].max(axis=0)
+        np.testing.assert_allclose(found / 255, expected, atol=0.003)
+        assert not view.confidence_arrays[0][1000:].any()
+        small = np.asarray(view.confidence_arrays[-1])
+        np.testing.assert_array_equal(small[:280], view.confidence_arrays[0][1:561:2, 1::2])
+        known = np.isfinite(view.entropies)
+        np.testing.assert_array_equal(known, view.states == DONE)
+        assert view.entropies[0, -1] > 2 * view.entropies[0, 0] > 0
+    with live(pixels, model(size=256, levels=(1,)), cache=tmp_path) as view:
+        np.testing.assert_array_equal(view.confidence_arrays[0][:600, :2300], found)
+        np.testing.assert_array_equal(view.confidence_arrays[-1], small)
+
+
 def test_tiles_that_left_the_view_are_forgotten(huge):
     gate = threading.Event()
     calls = []
@@ -223,7 +325,7 @@ def test_caches_of_other_images_are_bounded_too(tmp_path):
     for seed in range(4):
         pixels = np.random.default_rng(seed).integers(0, 256, (300, 300)).astype(np.uint8)
         with live(pixels, model(size=64, levels=(1,)), cache=tmp_path,
-                  max_bytes=2 * 49 * 48 * 48) as view:
+                  max_bytes=4 * 49 * 48 * 48) as view:
             view.set_view([[0, 0], [300, 300]])
             assert view.wait(60)
     assert len(list(tmp_path.glob("*/cache.json"))) == 3  # its own, and two others

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,8 @@ def plans(draw):
     shape = tuple(draw(st.integers(1, 40)) for _ in range(ndim))
     size = tuple(draw(st.integers(1, 16)) for _ in range(ndim))
     overlap = draw(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7]))
-    return make_plan(shape, size, overlap, blend=draw(st.booleans()))
+    plan = make_plan(shape, size, overlap, blend=draw(st.booleans()))
+    return replace(plan, is_soft=draw(st.booleans()))
 
 
 @settings(max_examples=150, deadline=None)
@@ -159,9 +162,7 @@ def test_planning_a_huge_image_costs_next_to_nothing():
 @settings(max_examples=60, deadline=None)
 @given(plans())
 def test_unblended_tiles_hold_their_own_cell(plan):
-    from dataclasses import replace
-
-    plain = replace(plan, blend=False)
+    plain = replace(plan, blend=False, is_soft=False)
     assert plain.num_tiles == plain.num_cells
     for index in np.ndindex(plain.num_tiles):
         assert plain.reach(index) == plain.cell_region(index) == plain.core(index)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zarr
 
+from napari_muvit.data.labels import ClassTable, make_classes, read_class_table
 from napari_muvit.data.output import Journal, read_facts
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
 from napari_muvit.errors import InputError, RunError, RunExistsError
@@ -75,6 +77,37 @@ def test_the_store_validates(tmp_path, fmt):
                          fmt=fmt))
     group = zarr.open_group(tmp_path / "out.ome.zarr", mode="r")
     assert ome_zarr_models.open_ome_zarr(group).attributes is not None
+
+
+def test_what_is_not_predicted_is_no_class(tmp_path):
+    """A model of foreign labels judges 0 to be background; what it never saw gets 255."""
+    table = ClassTable(make_classes((0, 1, 2), background=0), background=0)
+    stub = PixelModel(make_spec(table=table, fingerprint="w"))
+    pixels = np.zeros((512, 512), np.float32)
+    pixels[300:500, 40:200] = image((200, 160)) * 0.4 + 0.6
+    output = tmp_path / "out.ome.zarr"
+    events = list(predict_to_zarr(pixels, stub, output))
+    assert 0.4 < events[-1].left_out < 0.95
+    assert {e.left_out for e in events if isinstance(e, TileEvent)} == {events[-1].left_out}
+    store = open_pyramid(str(output))
+    labels = store.read(0, (0, 0), (512, 512))[0]
+    lazy = predict(pixels, stub).compute()
+    np.testing.assert_array_equal(labels, lazy)
+    assert set(np.unique(labels)) == {0, 1, 2, 255}
+    assert (labels[:100] == 255).all()
+    assert read_class_table(store) == replace(table, unlabelled=255)
+    assert sum(row["pixels"] for row in events[-1].areas) == (labels != 255).sum()
+    colours = zarr.open_group(output, mode="r").attrs["ome"]["image-label"]["colors"]
+    assert {"label-value": 255, "rgba": [0, 0, 0, 0]} in colours
+
+
+def test_nothing_to_predict_is_said(tmp_path):
+    pixels = np.zeros((512, 512), np.float32)
+    pixels[300:500, 40:200] = image((200, 160)) + 1
+    events = list(predict_to_zarr(pixels, model(), tmp_path / "out.ome.zarr",
+                                  roi=[[0, 400], [100, 500]]))
+    assert "nothing is predicted" in events[0].message
+    assert events[-1].left_out == 1
 
 
 def test_coarser_arrays_are_majorities(tmp_path):
@@ -236,6 +269,39 @@ def test_what_was_complete_says_so_and_computes_nothing(tmp_path):
     assert [event.was_complete for event in events] == [True]
     assert stub.tiles == tiles
     assert events[-1].areas == first.areas
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.ome.TIFF", "x.png"])
+def test_refuses_names_of_other_formats(tmp_path, name):
+    with pytest.raises(InputError, match=r"OME-Zarr folders. Pass for example .*x.ome.zarr"):
+        predict_to_zarr(image(), model(), tmp_path / name, tissue="none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_hold_whole_blocks_and_many_chunks(tmp_path, monkeypatch):
+    from napari_muvit.inference import layout
+
+    monkeypatch.setattr(layout, "LARGEST_CHUNK", 24)
+    pixels, output = image((150, 130)), tmp_path / "out.ome.zarr"
+    stub = model()
+    events = predict_to_zarr(pixels, stub, output, tissue="none", shard=True, confidence=True)
+    while not list(Journal(output).records()):
+        next(events)
+    events.close()  # and go on from the middle, with parts of their own
+    for part in ("2/2", "1/2"):
+        finished = list(predict_to_zarr(pixels, stub, output, tissue="none", shard=True,
+                                        confidence=True, part=part))[-1]
+    assert finished.complete
+    array = zarr.open_array(output / "0", mode="r")
+    assert array.chunks == (24, 24)
+    assert array.shards == (48, 48)
+    files = [path for path in (output / "0" / "c").rglob("*") if path.is_file()]
+    assert len(files) == 4 * 3  # one for each block, each written by whoever owns it
+    found = open_pyramid(str(output)).read(0, (0, 0), (150, 130))[0]
+    np.testing.assert_array_equal(found, predict(pixels, model(), tissue="none").compute())
+    best = open_pyramid(str(tmp_path / "out_confidence.ome.zarr")).read(0, (0, 0), (150, 130))[0]
+    lazy = predict(pixels, model(), tissue="none", confidence=True).compute()
+    np.testing.assert_array_equal(best, lazy.astype(np.float16))
 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "a/b", "2", (1, 2, 3)])

@@ -9,16 +9,17 @@ worker costs the blocks it was computing: they are given to another.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from itertools import islice
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from napari_muvit.errors import InputError, require_extra
 from napari_muvit.inference.blocks import BlockRecord, BlockWriter, Unit
-from napari_muvit.inference.events import PredictionEvent, TileEvent, WarningEvent
+from napari_muvit.inference.events import PredictionEvent, WarningEvent
 from napari_muvit.inference.model_source import ModelSource
 from napari_muvit.inference.predictor import Predictor
 from napari_muvit.inference.store_run import StoreRun
@@ -64,6 +65,7 @@ def run_on_cluster(run: StoreRun, cluster: str) -> Iterator[PredictionEvent]:
 def _events(run: StoreRun, cluster: str) -> Iterator[PredictionEvent]:
     begin = time.monotonic()
     if not run.is_complete:
+        yield from run.warn_empty()
         units = run.own_units()
         if units:
             client, closers = connect(cluster, run.writer.jobs[0].model)
@@ -104,11 +106,12 @@ def make_local_cluster(count: int | None, model: ModelSource | Predictor) -> Any
         env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if num_gpus:
             env["CUDA_VISIBLE_DEVICES"] = str(i % num_gpus)
-        options = {"nthreads": 1, "env": env, "memory_limit": 0, "host": LOCAL_HOST}
+        options = {"nthreads": 1, "env": env, "memory_limit": 0, "host": LOCAL_HOST,
+                   "silence_logs": logging.ERROR}
         workers[i] = {"cls": Nanny, "options": options}
     scheduler = {"cls": Scheduler, "options": {
         "host": LOCAL_HOST, "port": 0, "dashboard": False, "dashboard_address": ":0"}}
-    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=40)
+    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR)
 
 
 def _num_gpus(model: ModelSource | Predictor) -> int:
@@ -128,30 +131,83 @@ def _make_slurm_cluster(jobs: int) -> Any:
     return cluster
 
 
+class Stretches:
+    """Hands out blocks so that each worker gets neighbours, whose tiles it then shares.
+
+    A worker goes along its own stretch; one without takes the far half of the longest.
+    """
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._runs: dict[str, deque[Unit]] = {"": deque(units)}
+
+    def __bool__(self) -> bool:
+        return any(self._runs.values())
+
+    def take(self, worker: str) -> Unit | None:
+        """The next block of `worker`, None when all are handed out."""
+        if not self._runs.get(worker):
+            self._runs[worker] = self._runs.pop("", deque()) or self._split()
+        run = self._runs[worker]
+        return run.popleft() if run else None
+
+    def _split(self) -> deque[Unit]:
+        longest = max(self._runs.values(), key=len, default=deque())
+        half = [longest.pop() for _ in range((len(longest) + 1) // 2)]
+        return deque(reversed(half))
+
+
+class Workload:
+    """Blocks under way on a cluster: a few for each worker, wherever it joins or leaves."""
+
+    def __init__(self, run: StoreRun, client: Any, units: Sequence[Unit]) -> None:
+        from distributed import as_completed
+
+        self._run, self._client, self._key = run, client, uuid.uuid4().hex
+        client.register_plugin(make_plugin(self._key, run.writer), name=f"muvit-{self._key}")
+        self._stretches = Stretches(units)
+        self._futures = as_completed(loop=client.loop)
+        self._owners: dict[Any, tuple[Unit, str]] = {}
+
+    def __iter__(self) -> Iterator[tuple[Unit, Any]]:
+        """Blocks and their finished futures, until all are done."""
+        while self._stretches:
+            self._client.wait_for_workers(1)
+            self._submit()
+            for future in self._futures:
+                unit, _ = self._owners.pop(future)
+                self._submit()
+                yield unit, future
+
+    def _submit(self) -> None:
+        load = Counter(worker for _, worker in self._owners.values())
+        workers = list(self._client.scheduler_info(n_workers=-1)["workers"])
+        for _ in range(AHEAD):
+            for worker in workers:
+                unit = self._stretches.take(worker) if load[worker] < AHEAD else None
+                if unit is None:
+                    continue
+                load[worker] += 1
+                # another worker may have it if this one dies
+                future = self._client.submit(
+                    compute_unit, self._key, unit, self._run.before(unit), pure=False,
+                    workers=[worker], allow_other_workers=True,
+                )
+                self._owners[future] = unit, worker
+                self._futures.add(future)
+
+    def cancel(self) -> None:
+        """Let go of what is still under way."""
+        self._client.cancel(list(self._owners), force=True)
+
+
 def _compute(
     run: StoreRun, client: Any, units: list[Unit], begin: float
 ) -> Iterator[PredictionEvent]:
-    from distributed import as_completed
-
-    key = uuid.uuid4().hex
-    client.register_plugin(make_plugin(key, run.writer), name=f"muvit-{key}")
     total, computed = run.count_tiles(units), 0
-    yield TileEvent(0, total, None, run.image)
-    waiting = iter(units)
-    futures = as_completed(loop=client.loop)
-    owners: dict[Any, Unit] = {}
-
-    def submit(number: int) -> None:
-        for unit in islice(waiting, number):
-            future = client.submit(compute_unit, key, unit, run.before(unit), pure=False)
-            owners[future] = unit
-            futures.add(future)
-
-    submit(AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
+    yield run.progress(0, total, None)
+    work = Workload(run, client, units)
     try:
-        for future in futures:
-            unit = owners.pop(future)
-            submit(1)
+        for unit, future in work:
             if future.status == "error":
                 yield WarningEvent(_lost(unit, future.exception()), run.image)
                 run.failed += 1
@@ -160,10 +216,10 @@ def _compute(
             yield from run.settle(record)
             computed = min(total, computed + len(record.entropies))
             pace = (time.monotonic() - begin) / max(1, computed)
-            yield TileEvent(computed, total, pace * (total - computed), run.image)
+            yield run.progress(computed, total, pace * (total - computed))
     finally:
-        client.cancel(list(owners), force=True)
-    yield TileEvent(total, total, 0.0, run.image)
+        work.cancel()
+    yield run.progress(total, total, 0.0)
 
 
 def _lost(unit: Unit, error: BaseException | None) -> str:

@@ -21,7 +21,12 @@ from napari_muvit.data.output import PredictionStore, read_facts, write_text
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.inference.events import FinishedEvent, PredictionEvent, WarningEvent
 from napari_muvit.inference.model_source import parse_model
-from napari_muvit.inference.to_store import output_path, parse_part, predict_to_zarr
+from napari_muvit.inference.to_store import (
+    check_output,
+    output_path,
+    parse_part,
+    predict_to_zarr,
+)
 
 TABLE_NAME = "areas.csv"
 COLUMNS = ("image", "value", "name", "pixels", "px", "um2", "um3")
@@ -45,6 +50,7 @@ def predict_images(config: PredictConfig) -> Iterator[PredictionEvent]:
             images[0], config.model, config.output, part=config.part, **shared_options(config)
         )
         return _with_outlines(events, config)
+    check_output(config.output)
     folder = Path(config.output)
     if folder.is_file() or (folder / "zarr.json").exists() or (folder / ".zgroup").exists():
         raise InputError(

@@ -272,7 +272,7 @@ class Engine:
             self._kept.put(tile.index, own, own.nbytes)
 
     def _clear(self, cells: Region, result: BlockResult) -> None:
-        """Zero where cells are not done, so that what is there depends on nothing."""
+        """Zero where cells are not done or nothing was asked for, whatever a tile says there."""
         for place in np.argwhere(~result.done):
             index = tuple(int(p) + cell.start for p, cell in zip(place, cells, strict=True))
             pixels = self.job.plan.cell_region(index)
@@ -281,6 +281,9 @@ class Engine:
                 for part, whole in zip(pixels, result.region, strict=True)
             )
             result.probabilities[(slice(None), *local)] = 0
+        inside = self.job.pixels_inside(result.region)
+        if inside is not None:
+            result.probabilities *= inside
 
     def _entropy(self, index: Index, values: FloatImage) -> float:
         """Mean entropy of a tile's core, as a share of the largest possible."""

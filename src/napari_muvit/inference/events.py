@@ -11,13 +11,15 @@ from typing import Any
 class TileEvent:
     """`done` of `total` tiles are computed; `remaining` seconds, None while not known.
 
-    `image` is the name of the image under way.
+    `image` is the name of the image under way; `left_out` the share of it, 0 to 1, that is not
+    predicted because it is empty or outside the mask.
     """
 
     done: int
     total: int
     remaining: float | None
     image: str = ""
+    left_out: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class FinishedEvent:
         What it took this time.
     areas
         Rows of class, pixels and um2 of what is finished; see `area_table`.
+    left_out
+        Share of the image, or of the region asked for, that was left out as empty or outside
+        the mask, 0 to 1.
     """
 
     output: Path
@@ -57,6 +62,7 @@ class FinishedEvent:
     areas: list[dict[str, Any]] = field(default_factory=list)
     part_complete: bool = True
     was_complete: bool = False
+    left_out: float = 0.0
 
 
 PredictionEvent = TileEvent | WarningEvent | FinishedEvent

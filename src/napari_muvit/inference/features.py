@@ -8,8 +8,10 @@ Axis letters: B batch, L levels, D width, A spatial axes, S' patches along each 
 
 from __future__ import annotations
 
+import threading
 import uuid
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +23,25 @@ from napari_muvit.geometry import FloatArray, default_scaled_axes
 from napari_muvit.inference.device import Computing, choose_device, measure_kernels
 from napari_muvit.inference.engine import FloatImage
 from napari_muvit.inference.job import Job, check_image, default_batch, level_grids, measure_image
-from napari_muvit.inference.model_source import KernelOption, ModelSource, find_model_folder
+from napari_muvit.inference.model_source import (
+    KernelOption,
+    ModelSource,
+    find_model_folder,
+    make_room,
+)
 from napari_muvit.inference.predictor import FunctionPredictor, ModelPredictor, model_lock
 from napari_muvit.inference.reader import TileBatch, TileReader
-from napari_muvit.inference.spec import ModelSpec, fingerprint_weights, read_encoder_spec
+from napari_muvit.inference.spec import (
+    ModelSpec,
+    fingerprint_folder,
+    fingerprint_weights,
+    read_encoder_spec,
+)
 from napari_muvit.inference.tiles import Index, Tile, TilePlan, choose_block, context_pixel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import dask.array as da
     from torch import nn
 
@@ -97,25 +111,46 @@ class FeaturePredictor(ModelPredictor):
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Which encoder, and how it runs; picklable where it comes from a folder."""
+    """Which encoder, and how it runs; picklable where it comes from a folder.
+
+    Attributes
+    ----------
+    source
+        Its folder and the mark of the weights there; an empty folder where it is an object.
+    encoder
+        The object, kept no longer than this is.
+    """
 
     source: ModelSource
     encoder: Any = None
 
     def open(self) -> FeaturePredictor:
-        """The encoder on its device, once in each process."""
-        key = (self.source, id(self.encoder))
-        if key not in _ENCODERS:
-            encoder = self.encoder if self.encoder is not None else _load_encoder(self.source)
-            _ENCODERS[key] = FeaturePredictor(
-                encoder, read_encoder_spec(encoder, fingerprint_weights),
-                Computing(choose_device(self.source.device), self.source.precision,
-                          self.source.kernels),
-            )
-        return _ENCODERS[key]
+        """The encoder on its device; one from a folder is loaded once in each process.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder now holds other weights.
+        """
+        opened: FeaturePredictor | None = self.__dict__.get("_opened")
+        if opened is None:
+            source, encoder = self.source, self.encoder
+            digest: Callable[[nn.Module], str] = fingerprint_weights
+            if encoder is None:
+                encoder, digest = _load_encoder(source), lambda _: source.mark
+            computing = Computing(choose_device(source.device), source.precision, source.kernels)
+            opened = FeaturePredictor(encoder, read_encoder_spec(encoder, digest), computing)
+            self.__dict__["_opened"] = opened
+        return opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
 
-_ENCODERS: dict[tuple[ModelSource, int], FeaturePredictor] = {}
+_ENCODERS: dict[tuple[str, str], nn.Module] = {}
+"""Encoders by mark of their weights and device, in this process; the last few."""
+
+_LOAD_LOCK = threading.Lock()
 
 
 def features(
@@ -147,7 +182,6 @@ def features(
 
     chosen = parse_encoder(
         model, device=device, precision=precision, threads=threads, kernels=kernels)
-    encoder: Any = chosen.open().model
     spec = chosen.open().spec
     if level not in spec.levels:
         raise InputError(
@@ -155,17 +189,25 @@ def features(
             "Pass one of them."
         )
     pyramid = open_pyramid(source, channels=channels, t=t, z=z, image=image)
+    return _lazy(_plan_job(pyramid, chosen, spec.levels.index(level), overlap, batch_size))
+
+
+def _plan_job(
+    pyramid: Pyramid, chosen: EncoderSource, base: int, overlap: float, batch_size: int | None
+) -> FeatureJob:
+    spec = chosen.open().spec
+    encoder: Any = chosen.open().model
     check_image(pyramid, spec)
     patch = tuple(encoder.patch_size)
     match = match_pixel_size(spec.levels, spec.pixel_size, pyramid, _axes(spec))
     matched = replace(spec, levels=tuple(float(value) for value in match.levels))
-    plan = plan_features(pyramid, matched, spec.levels.index(level), patch, overlap)
+    plan = plan_features(pyramid, matched, base, patch, overlap)
     job = Job(
         pyramid, FunctionPredictor(_no_probabilities, spec), plan, measure_image(spec, pyramid),
         match.scale, _axes(spec), np.ones(plan.num_cells, bool),
         default_batch(chosen.open()) if batch_size is None else batch_size,
     )
-    return _lazy(FeatureJob(job, chosen, patch, encoder.dim))
+    return FeatureJob(job, chosen, patch, encoder.dim)
 
 
 def _no_probabilities(*_: Any) -> FloatImage:
@@ -248,21 +290,32 @@ def parse_encoder(
         If it is no model with an encoder.
     """
     if hasattr(model, "state_dict"):
-        encoder, folder = _encoder_of(model), ""
+        encoder, folder, mark = _encoder_of(model), "", ""
     else:
-        folder = str(find_model_folder(model).resolve())
-        encoder = None
-    source = ModelSource(folder, device, precision, threads)
+        path = find_model_folder(model).resolve()
+        encoder, folder, mark = None, str(path), fingerprint_folder(path)
+    source = ModelSource(folder, device, precision, threads, mark=mark)
     loaded = _load_encoder(source) if encoder is None else encoder
     found = kernels if isinstance(kernels, tuple) else measure_kernels(loaded, device, precision)
     names = ("torch", "torch", found[2]) if kernels == "torch" else found
-    return EncoderSource(ModelSource(folder, device, precision, threads, kernels=names), encoder)
+    return EncoderSource(replace(source, kernels=names), encoder)
 
 
 def _load_encoder(source: ModelSource) -> nn.Module:
     from napari_muvit.models.checkpoint import load_model
 
-    return _encoder_of(load_model(source.folder))
+    key = source.mark, source.device
+    with _LOAD_LOCK:
+        if key not in _ENCODERS:
+            encoder = _encoder_of(load_model(source.folder))
+            if fingerprint_folder(Path(source.folder)) != source.mark:
+                raise CheckpointError(
+                    f"the model in {source.folder!r} was replaced since it was chosen. Ask for "
+                    "the features again, or use a copy of the model folder."
+                )
+            make_room(_ENCODERS)
+            _ENCODERS[key] = encoder
+        return _ENCODERS[key]
 
 
 def _encoder_of(model: Any) -> nn.Module:

@@ -69,6 +69,17 @@ class FeatureMap:
         found: NDArray[np.float32] = top * (1 - py) + bottom * py
         return found
 
+    def on_grid(self, rows: FloatArray, columns: FloatArray) -> NDArray[np.float32]:
+        """Features (H, W, F) where rows (H,) and columns (W,), world px, cross; as `at` has them.
+
+        One axis after the other, which takes a small part of the time.
+        """
+        along_y = _interpolate(self.values, (rows - self.lower[0]) / self.factor[0])
+        across = _interpolate(
+            along_y.transpose(1, 0, 2), (columns - self.lower[1]) / self.factor[1])
+        found: NDArray[np.float32] = across.transpose(1, 0, 2)
+        return found
+
     def weighted(self, weights: NDArray[np.float32]) -> FeatureMap:
         """The map's features times `weights` (F, K), on the same grid."""
         return FeatureMap(self.values @ weights, self.lower, self.factor)
@@ -76,6 +87,17 @@ class FeatureMap:
     @property
     def num_bytes(self) -> int:
         return self.values.nbytes
+
+
+def _interpolate(values: NDArray[np.float32], place: FloatArray) -> NDArray[np.float32]:
+    """Values (H, ...) of `values` (h, ...) at places (H,) along its first axis."""
+    limit = len(values) - 1
+    place = np.clip(place, 0, limit)
+    low = np.minimum(np.floor(place).astype(np.int64), max(limit - 1, 0))
+    part = (place - low).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+    found: NDArray[np.float32] = (
+        values[low] * (1 - part) + values[np.minimum(low + 1, limit)] * part)
+    return found
 
 
 def filter_maps(
@@ -154,10 +176,18 @@ class EncoderFeatures:
         """Position of the finest of the model's levels that is no finer than the view's."""
         return next((i for i, own in enumerate(self.levels) if own >= level), len(self.levels) - 1)
 
+    def num_features(self, level: int) -> int:
+        """Number of features of a place, in all maps together."""
+        return int(self._encoder.dim) * (len(self.levels) - self.index_for(level))
+
+    def places(self, level: int, points: FloatArray) -> NDArray[np.int64]:
+        """Numbers of the crops that cover world positions, (n, A) of (n, A)."""
+        step = self.size * self.levels[self.index_for(level)]
+        return np.floor((points + 0.5) / step).astype(np.int64)
+
     def place(self, level: int, point: FloatArray) -> tuple[int, int]:
         """Number of the crop that covers the world position `point` (2,)."""
-        step = self.size * self.levels[self.index_for(level)]
-        row, column = np.floor((point + 0.5) / step).astype(int).tolist()
+        row, column = self.places(level, point[None])[0].tolist()
         return row, column
 
     def maps(self, level: int, place: tuple[int, int]) -> list[FeatureMap]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.normalize import Normalization, NormalizationRule, measure
 from napari_muvit.data.physical import match_pixel_size
+from napari_muvit.data.places import PlaceMap
 from napari_muvit.data.tissue import tissue_places
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import FloatArray, default_scaled_axes
@@ -23,10 +24,9 @@ from napari_muvit.inference.device import choose_device
 from napari_muvit.inference.model_source import ModelSource
 from napari_muvit.inference.predictor import Predictor
 from napari_muvit.inference.spec import ModelSpec
-from napari_muvit.inference.tiles import BoolArray, TilePlan, choose_block, tile_step
+from napari_muvit.inference.tiles import BoolArray, Region, TilePlan, choose_block, tile_step
 
 if TYPE_CHECKING:
-    from napari_muvit.data.places import PlaceMap
     from napari_muvit.data.pyramid import Pyramid
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,11 @@ class Job:
         Which cells to predict; the others are left unlabelled and cost nothing.
     batch_size
         Tiles in one call of the model.
+    area
+        A given mask or region: pixels outside it stay unlabelled in cells that are predicted,
+        too. None where whole cells are wanted.
+    left_out
+        Share of the cells in the region asked for that are empty or outside a given mask.
     """
 
     pyramid: Pyramid
@@ -57,6 +62,8 @@ class Job:
     scaled_axes: tuple[int, ...]
     cells: BoolArray
     batch_size: int = 1
+    area: PlaceMap | None = None
+    left_out: float = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -75,7 +82,25 @@ class Job:
                  self.scaled_axes, repr(self.normalization.to_dict()), average)
         digest.update(repr(facts).encode())
         digest.update(np.packbits(self.cells).tobytes())
+        if self.area is not None:
+            area = self.area
+            digest.update(repr((area.bounds.tolist(), area.origin.tolist(), area.cell.tolist(),
+                                area.mask.shape)).encode())
+            digest.update(np.packbits(area.mask).tobytes())
         return digest.hexdigest()[:24]
+
+    def pixels_inside(self, region: Region) -> NDArray[np.bool_] | None:
+        """Pixels of an output region that lie in `area`; None if all do."""
+        if self.area is None:
+            return None
+        # the centre of a pixel that the image's edge cuts may lie outside the image
+        last = np.nextafter(self.plan.extent[1], -np.inf)
+        axes = zip(region, self.output_offset, self.output_scale, last, strict=True)
+        inside = self.area.holds_grid([
+            np.minimum(place + scale * np.arange(part.start, part.stop), edge)
+            for part, place, scale, edge in axes
+        ])
+        return None if inside.all() else inside
 
     @cached_property
     def plan_mark(self) -> str:
@@ -107,9 +132,10 @@ def plan_job(
     overlap
         Share of a tile that neighbours have in common.
     tissue
-        ``auto``, ``none``, or the path of a mask at any resolution.
+        ``auto`` leaves empty cells out, ``none`` predicts everything, or the path of a mask at
+        any resolution: only pixels whose centre lies in it are predicted.
     roi
-        (2, A) world px: predict only cells that touch this box.
+        (2, A) world px: only pixels whose centre lies in this box are predicted.
     batch_size
         Tiles in one call of the model; 1 on a CPU and 8 elsewhere by default.
 
@@ -124,14 +150,27 @@ def plan_job(
     match = match_pixel_size(spec.levels, spec.pixel_size, pyramid, scaled_axes)
     levels = tuple(float(level) for level in match.levels)
     plan = make_plan(pyramid, spec, levels, scaled_axes, overlap=overlap, blend=blend)
-    places = tissue_places(tissue, pyramid)
-    cells = cells_in(plan, places)
-    if roi is not None:
-        cells &= cells_in(plan, _box_places(roi, pyramid))
+    cells, area, left_out = _wanted(plan, pyramid, tissue, roi)
     return Job(
         pyramid, model, plan, measure_image(spec, pyramid), match.scale, tuple(scaled_axes), cells,
-        default_batch(model) if batch_size is None else batch_size,
+        default_batch(model) if batch_size is None else batch_size, area, left_out,
     )
+
+
+def _wanted(
+    plan: TilePlan, pyramid: Pyramid, tissue: str, roi: ArrayLike | None
+) -> tuple[BoolArray, PlaceMap | None, float]:
+    """Cells to predict, what they hold to the pixel, and the share that is left out."""
+    places = tissue_places(tissue, pyramid)
+    area = places if tissue not in {"auto", "none"} else None
+    everywhere = PlaceMap.everywhere(pyramid.extent)
+    if roi is not None:
+        box = parse_roi(roi, pyramid)
+        places, everywhere = places.within(box), everywhere.within(box)
+        area = everywhere if area is None else places
+    cells = cells_in(plan, places)
+    left_out = 1 - cells.sum() / max(1, cells_in(plan, everywhere).sum())
+    return cells, area, float(left_out)
 
 
 def check_image(pyramid: Pyramid, spec: ModelSpec) -> None:
@@ -205,9 +244,14 @@ def _along(values: NDArray[np.bool_], axis: int, ndim: int) -> NDArray[np.bool_]
     return values.reshape([-1 if a == axis else 1 for a in range(ndim)])
 
 
-def _box_places(roi: ArrayLike, pyramid: Pyramid) -> PlaceMap:
-    from napari_muvit.data.places import PlaceMap
+def parse_roi(roi: ArrayLike, pyramid: Pyramid) -> FloatArray:
+    """A region of interest as (2, A) world px.
 
+    Raises
+    ------
+    InputError
+        If it is no box, or lies outside the image.
+    """
     box = np.asarray(roi, dtype=np.float64)
     if box.shape != (2, pyramid.ndim) or not (box[1] > box[0]).all():
         raise InputError(
@@ -220,7 +264,7 @@ def _box_places(roi: ArrayLike, pyramid: Pyramid) -> PlaceMap:
             f"roi is {box.tolist()}, which lies outside image {pyramid.name!r} of "
             f"{' x '.join(map(str, pyramid.spatial_shape))} px. Pass a box that touches it."
         )
-    return PlaceMap.everywhere(pyramid.extent).within(box)
+    return box
 
 
 def measure_image(spec: ModelSpec, pyramid: Pyramid) -> Normalization:

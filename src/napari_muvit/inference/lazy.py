@@ -20,7 +20,7 @@ from napari_muvit.errors import InputError, RunError
 from napari_muvit.inference.engine import BlockResult, engine_of
 from napari_muvit.inference.job import Job, plan_job
 from napari_muvit.inference.model_source import parse_model
-from napari_muvit.inference.planes import open_planes
+from napari_muvit.inference.planes import Planes, open_planes
 from napari_muvit.inference.tiles import Index
 
 if TYPE_CHECKING:
@@ -44,10 +44,8 @@ def predict(
 
     Parameters
     ----------
-    source
-        Anything that `open_pyramid` takes.
-    model
-        Run folder, model folder, or a loaded segmenter.
+    source, model
+        Anything that `open_pyramid` takes; run folder, model folder, or a loaded segmenter.
     overlap
         Share of a tile that neighbours have in common; they are blended smoothly.
     probabilities, confidence
@@ -55,11 +53,10 @@ def predict(
     t, z
         One time point or plane; by default all that the model does not read itself stand
         in front, (T, Z, *S).
-    tissue
-        ``auto`` leaves empty places out, ``none`` predicts everything, or the path of a mask.
-    roi
-        (2, A) world px: predict only around this box.
-    batch_size, device, precision, threads, average, kernels
+    tissue, roi
+        ``auto`` leaves empty places out, ``none`` predicts everything, or the path of a mask;
+        and a box (2, A) in world px. What lies outside is unlabelled.
+    channels, image, batch_size, device, precision, threads, average, kernels
         See `PredictConfig`.
 
     Returns
@@ -67,11 +64,6 @@ def predict(
     dask.array.Array
         On the grid of ``levels[0]``; label values are those of the model's class table.
     """
-    if probabilities and confidence:
-        raise InputError("probabilities and confidence exclude each other; pass one of them.")
-    output: Output = (
-        "probabilities" if probabilities else "confidence" if confidence else "labels"
-    )
     parsed = parse_model(
         model, device=device, precision=precision, threads=threads, average=average,
         kernels=kernels,
@@ -79,12 +71,23 @@ def predict(
     planes = open_planes(source, parsed.spec.ndim, channels=channels, t=t, z=z, image=image)
     plan = partial(
         plan_job, model=parsed, overlap=overlap, tissue=tissue, roi=roi, batch_size=batch_size)
+    return _stack(_lazy_planes(planes, plan, _output(probabilities, confidence)), planes.shape)
+
+
+def _output(probabilities: bool, confidence: bool) -> Output:
+    if probabilities and confidence:
+        raise InputError("probabilities and confidence exclude each other; pass one of them.")
+    return "probabilities" if probabilities else "confidence" if confidence else "labels"
+
+
+def _lazy_planes(planes: Planes, plan: Callable[..., Job], output: Output) -> list[da.Array]:
     first, *others = planes.pyramids
     job = plan(first)
     # other planes have the same tiles; tissue and intensities are looked at when asked for
-    arrays = [lazy_array(job, output)]
-    arrays += [lazy_array(job, output, partial(plan, pyramid)) for pyramid in others]
-    return _stack(arrays, planes.shape)
+    return [
+        lazy_array(job, output),
+        *(lazy_array(job, output, partial(plan, pyramid)) for pyramid in others),
+    ]
 
 
 def _stack(arrays: list[da.Array], shape: tuple[int, ...]) -> da.Array:

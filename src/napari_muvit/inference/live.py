@@ -22,8 +22,9 @@ from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.live_cache import DONE, NONE, OLD, LiveCache, prune_caches
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
-from napari_muvit.inference.engine import Engine, PredictedTile, TileFailure
+from napari_muvit.inference.engine import Engine, TileFailure
 from napari_muvit.inference.job import Job, plan_job
+from napari_muvit.inference.live_blend import LiveCanvas
 from napari_muvit.inference.live_layer import (
     LiveArray,
     LiveUpdate,
@@ -32,7 +33,7 @@ from napari_muvit.inference.live_layer import (
 )
 from napari_muvit.inference.model_source import parse_model
 from napari_muvit.inference.planes import Planes, open_planes
-from napari_muvit.inference.tiles import Index, Region
+from napari_muvit.inference.tiles import Index
 
 if TYPE_CHECKING:
     from napari_muvit.inference.device import Precision
@@ -58,7 +59,8 @@ class LivePrediction:
     ----------
     source, model, overlap, tissue, channels, t, z, image, batch_size, device, precision, threads, \
 kernels
-        See `predict`. Tiles are kept in their middle, so that each shows as soon as it is done.
+        See `predict`. Each tile shows as soon as it is done, first as far as its middle, and
+        blended with its neighbours as soon as they are there.
     cache
         Folder for caches, one for each image; used again at the next start. A temporary one by
         default.
@@ -80,6 +82,9 @@ kernels
     arrays
         One array-like for each level, finest first; the coarsest is a numpy array that is
         filled in place.
+    confidence_arrays
+        The same of confidence: the probability of the label that is shown, uint8, 255 for
+        certain, 0 where nothing is known.
     class_table
         What the labels mean.
     """
@@ -97,6 +102,7 @@ kernels
             "device": device, "precision": precision, "threads": threads, "kernels": kernels}
         self._options: dict[str, Any] = {
             "overlap": overlap, "tissue": tissue, "batch_size": batch_size, "blend": False}
+        self._given = model
         self._model: ModelSource | Predictor = parse_model(model, **self._computing)
         self._planes: Planes = open_planes(
             source, self._model.spec.ndim, channels=channels, t=t, z=z, image=image)
@@ -113,9 +119,13 @@ kernels
         self._seen = np.zeros(layout.tiles, np.uint32)
         self._tick = 0
         self._engines: dict[Index, Engine] = {self._planes.indices[0]: Engine(job, 0)}
+        self._canvas = LiveCanvas(self._cache, job.plan)
+        finer = range(self._cache.num_levels - 1)
         self.arrays: list[Any] = [
-            *(LiveArray(self._cache, level) for level in range(self._cache.num_levels - 1)),
-            self._cache.coarsest,
+            *(LiveArray(self._cache, level) for level in finer), self._cache.coarsest]
+        self.confidence_arrays: list[Any] = [
+            *(LiveArray(self._cache, level, is_confidence=True) for level in finer),
+            self._cache.coarsest_confidence,
         ]
         self._start()
 
@@ -160,8 +170,13 @@ kernels
         return self._cache.states
 
     @property
+    def entropies(self) -> NDArray[np.float32]:
+        """Mean entropy of each tile, 0 to 1; NaN where it is not known."""
+        return self._cache.entropies
+
+    @property
     def cell(self) -> Index:
-        """Pixels of the finest array in one element of `states`."""
+        """Pixels of the finest array in one element of `states` and `entropies`."""
         return self._cache.layout.cell
 
     def set_view(self, region: ArrayLike, level: int = 0, plane: Sequence[int] = ()) -> None:
@@ -203,6 +218,23 @@ kernels
                 f"{old.levels} of {old.crop_size}; their tiles do not match. Start another live "
                 "prediction with it."
             )
+        self._given = model
+        self._hand_over(parsed)
+
+    def use_device(self, device: str) -> None:
+        """Go on on another device; what was predicted stays.
+
+        Raises
+        ------
+        RunError
+            If the device cannot be used here.
+        """
+        computing = {**self._computing, "device": device}
+        parsed = parse_model(self._given, **computing)
+        self._computing = computing
+        self._hand_over(parsed)
+
+    def _hand_over(self, parsed: ModelSource | Predictor) -> None:
         with self._wake:
             self._swap = parsed
             self._idle.clear()
@@ -288,15 +320,20 @@ kernels
             size = engine.job.batch_size
             batch, self._pending = self._pending[:size], self._pending[size:]
             self._predict(engine, self._view.plane, batch)
+        plane = () if self._view is None else self._view.plane
+        self._canvas.settle({(plane, index) for index in self._pending})
 
     def _take_model(self, model: ModelSource | Predictor) -> None:
-        table = self.class_table
+        table, before = self.class_table, self._model.spec.fingerprint
         self._model = model
         if model.spec.class_table != table:
             self._warn("the new model has other classes; labels of the old one keep their values")
         self._engines.clear()
         self._failed.clear()
-        self._cache.set_model(model.spec.fingerprint)
+        mark = model.spec.fingerprint
+        if mark != before:
+            self._canvas.clear()
+        self._cache.set_model(mark, is_new=mark != before)
 
     def _missing(self, view: _View) -> list[Index]:
         """Visible tiles that the present model has not predicted, centre of the view first."""
@@ -326,22 +363,10 @@ kernels
                 self._failed.add((*plane, *tile.index))
                 self._warn(f"tile {tile.index} cannot be predicted: {tile.message}")
             else:
-                regions.append(self._keep(engine, plane, tile))
+                regions.append(self._canvas.add(plane, tile, engine.job))
         self._make_room()
         if regions and self.on_update is not None:
             self.on_update(LiveUpdate(plane, tuple(regions), len(self._pending)))
-
-    def _keep(self, engine: Engine, plane: Index, tile: PredictedTile) -> Region:
-        plan = engine.job.plan
-        region = plan.cell_region(tile.index)
-        _, source, _ = plan.overlap(tile.index, region)
-        kept = tile.probabilities[(slice(None), *source)]
-        labels = engine.job.spec.class_table.to_values(kept.argmax(axis=0))
-        self._cache.write(
-            (*plane, *tile.index), region, labels.astype(self._cache.layout.dtype, copy=False),
-            entropy=tile.entropy or 0.0,
-        )
-        return region
 
     def _make_room(self) -> None:
         """Forget the tiles that were not seen for longest where there are too many."""

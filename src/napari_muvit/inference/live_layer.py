@@ -25,7 +25,7 @@ class LiveUpdate:
     plane
         Place along the axes in front.
     regions
-        Output pixels of each tile.
+        Output pixels of each tile's cell; its neighbours' rims may have changed, too.
     pending
         Visible tiles that are still to come.
     """
@@ -50,11 +50,12 @@ class LiveArray:
     Has what viewers ask of an array: shape, dtype, ndim, chunks, and slicing.
     """
 
-    def __init__(self, cache: LiveCache, level: int) -> None:
-        self._cache, self._level = cache, level
+    def __init__(self, cache: LiveCache, level: int, *, is_confidence: bool = False) -> None:
+        self._level = level
+        self._read = cache.read_confidence if is_confidence else cache.read
         self.shape = cache.level_shape(level)
         self.chunks = cache.level_chunks(level)
-        self.dtype = np.dtype(cache.layout.dtype)
+        self.dtype = np.dtype(np.uint8 if is_confidence else cache.layout.dtype)
         self.ndim = len(self.shape)
         self.size = int(np.prod(self.shape))
 
@@ -62,7 +63,7 @@ class LiveArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        return self._cache.read(self._level, index)
+        return self._read(self._level, index)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
@@ -73,7 +74,7 @@ def make_cache_layout(planes: Planes, job: Job) -> CacheLayout:
     plan, table = job.plan, job.spec.class_table
     mark = hashlib.sha256(repr([
         [pyramid.fingerprint for pyramid in planes.pyramids], plan, table.to_dict(),
-        np.packbits(job.cells).tobytes(),
+        np.packbits(job.cells).tobytes(), "confidence",
     ]).encode()).hexdigest()
     return CacheLayout(
         shape=(*planes.shape, *plan.shape), cell=plan.step,

@@ -146,12 +146,12 @@ def open_predictor(source: ModelSource | Predictor) -> Predictor:
     source = replace(source, mark=spec.fingerprint)
     with _LOAD_LOCK:
         if source not in _PREDICTORS:
-            _make_room(_PREDICTORS)
+            make_room(_PREDICTORS)
             _PREDICTORS[source] = _averaged(_predictor(model, spec, source), source.average)
         return _PREDICTORS[source]
 
 
-def _make_room(loaded: dict[Any, Any]) -> None:
+def make_room(loaded: dict[Any, Any]) -> None:
     """Forget the models that were loaded first."""
     while len(loaded) >= MOST_LOADED:
         del loaded[next(iter(loaded))]
@@ -175,7 +175,7 @@ def _module(source: ModelSource) -> tuple[nn.Module, ModelSpec]:
                 raise CheckpointError(
                     f"the model in {str(folder)!r} was replaced while it was read. Try again."
                 )
-            _make_room(_MODULES)
+            make_room(_MODULES)
             _MODULES[key] = model, read_spec(model, lambda _: mark)
         return _MODULES[key]
 

@@ -64,26 +64,30 @@ def open_planes(
         return open_pyramid(source, channels=channels, t=t, z=z, image=image)
 
     if isinstance(source, Pyramid):
-        _check_axes(source, ndim)
-        return Planes("", (), (source,), source)
+        return _planes_of(source, ndim)
     first = opened(t, z)
-    times = 1 if t is not None else first.num_times
-    depth = first.spatial_shape[0] if first.ndim == 3 and ndim == 2 else 1
-    if first.ndim == 3 and ndim == 2:
-        _check_axes(opened(t, 0), ndim)
-    else:
-        _check_axes(first, ndim)
-    along = {"t": times, "z": depth}
+    is_volume = first.ndim == 3 and ndim == 2
+    _check_axes(opened(t, 0) if is_volume else first, ndim)
+    along = {"t": 1 if t is not None else first.num_times,
+             "z": first.spatial_shape[0] if is_volume else 1}
     axes = "".join(letter for letter, count in along.items() if count > 1)
     shape = tuple(along[letter] for letter in axes)
     if not axes:
         plane = opened(t, 0) if first.ndim > ndim else first
         return Planes("", (), (plane,), plane)
-    pyramids = []
-    for index in itertools.product(*(range(n) for n in shape)):
-        place = dict(zip(axes, index, strict=True))
-        pyramids.append(opened(place.get("t", t), place.get("z", z)))
-    return Planes(axes, shape, tuple(pyramids), first)
+    places = (
+        dict(zip(axes, index, strict=True)) for index in itertools.product(*map(range, shape)))
+    pyramids = tuple(opened(place.get("t", t), place.get("z", z)) for place in places)
+    return Planes(axes, shape, pyramids, first)
+
+
+def _planes_of(pyramid: Pyramid, ndim: int) -> Planes:
+    """The planes of an image that is open already."""
+    if pyramid.axes == "czyx" and ndim == 2:
+        depth = pyramid.spatial_shape[0]
+        return Planes("z", (depth,), tuple(map(pyramid.plane, range(depth))), pyramid)
+    _check_axes(pyramid, ndim)
+    return Planes("", (), (pyramid,), pyramid)
 
 
 def _check_axes(pyramid: Pyramid, ndim: int) -> None:

@@ -120,42 +120,47 @@ def probe(
     level
         One of the model's levels.
     test
-        Another image and its labels to judge on. Without it, whole places of the image are
-        held out; features also see their surroundings, so another image is the harder test.
-    held_out
-        Share of the places that are held out.
+        Another image and its labels to judge on, the harder test: features see surroundings.
+    held_out, seed
+        Without `test`: the share of places held out, and what draws them.
     unlabelled
         Label value that is not judged; by default what the label store says.
-    seed
-        Of the places held out, and of the samples drawn where there are many.
     **options
-        Of `napari_muvit.inference.features.features`, such as ``device``.
+        Of `inference.features.features`, such as ``device``.
 
     Raises
     ------
     InputError
         If there are fewer than two classes or places, or labels and image do not fit.
     """
-    from napari_muvit.data.pyramid import open_pyramid
-
     if not 0 < held_out < 1:
         raise InputError(f"held_out is {held_out}; it must be between 0 and 1.")
     pairs = [(source, labels), *([] if test is None else [test])]
+    found, table = _collect_all(pairs, model, level, unlabelled, seed, options)
+    train, held = found if test is not None else split_places(found[0], held_out, seed)
+    if len(np.unique(train.classes)) < 2 or not len(held.classes):
+        raise InputError(
+            f"the labels give {len(train.classes)} patches of {len(np.unique(train.classes))} "
+            f"classes to learn from and {len(held.classes)} to judge; a probe needs two classes "
+            "and something to judge. Label more places, or pass a finer level."
+        )
+    return score_probe(train, held, table)
+
+
+def _collect_all(
+    pairs: Sequence[tuple[Any, Any]], model: Any, level: float, unlabelled: int | None, seed: int,
+    options: dict[str, Any],
+) -> tuple[list[Samples], ClassTable]:
+    """The labelled patches of every image, and the classes of all."""
+    from napari_muvit.data.pyramid import open_pyramid
+
     opened = [open_pyramid(truth).as_labels() for _, truth in pairs]
     table = infer_class_table(opened, unlabelled)
     found = [
         collect(image, truth, table, model, level, np.random.default_rng([seed, number]), options)
         for number, ((image, _), truth) in enumerate(zip(pairs, opened, strict=True))
     ]
-    train, held = found if test is not None else split_places(found[0], held_out, seed)
-    if len(np.unique(train.classes)) < 2 or not len(held.classes):
-        raise InputError(
-            f"the labels give {len(train.classes)} patches of "
-            f"{len(np.unique(train.classes))} classes to learn from and {len(held.classes)} to "
-            "judge; a probe needs two classes and something to judge. Label more places, or pass "
-            "a finer level."
-        )
-    return score_probe(train, held, table)
+    return found, table
 
 
 def collect(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -141,41 +141,41 @@ def evaluate(
         Value of the truth that is not judged; by default what its store says, else what the
         prediction's does, unless it is a class of the truth.
     background
-        Value that means none of the classes, left out of the mean; by default what the class
-        table of the truth says, else that of the prediction. For labels whose table does not
-        list 0 as a class, or that have none, it is 0, unless 0 is unlabelled.
+        Value that means none of the classes, left out of the mean; by default what the truth's
+        store says, else the prediction's, else 0 where that is no class and not unlabelled.
 
     Raises
     ------
     InputError
         If the images do not show the same place, differ in number, or are no labels.
     """
-    pairs = list(_pairs(prediction, truth))
     classes: dict[int, str] = {}
     counts, per_image = [], []
-    backgrounds: set[int] = set()
-    skipped: set[int] = set()
-    for given, wanted in pairs:
+    backgrounds, skipped = set[int](), set[int]()
+    for given, wanted in list(_pairs(prediction, truth)):
         table, other = read_class_table(wanted), read_class_table(given)
-        for known in filter(None, (table, other)):
-            _add_names(classes, known)
+        _add_names(classes, table, other)
         ignored = _ignored(unlabelled, table, other)
         skipped |= set() if ignored is None else {ignored}
         outside = _background(table, other, ignored) if background is None else background
         backgrounds |= set() if outside is None else {outside}
-        found = count_pairs(given, wanted, ignored)
-        counts.append(found)
-        per_image.append(_score_image(wanted.name, found, outside, ignored))
+        counts.append(count_pairs(given, wanted, ignored))
+        per_image.append(_score_image(wanted.name, counts[-1], outside, ignored))
+    pooled = _pool(counts)
+    dice, iou = score_counts(pooled, skipped)
+    return Scores(
+        {value: classes.get(value, f"class {value}") for value in sorted({*classes, *dice})},
+        dice, iou, mean_dice(dice, backgrounds), sum(pooled.values()), pooled,
+        tuple(per_image), tuple(sorted(backgrounds)), tuple(sorted(skipped)),
+    )
+
+
+def _pool(counts: Sequence[Mapping[tuple[int, int], int]]) -> dict[tuple[int, int], int]:
     pooled: dict[tuple[int, int], int] = {}
     for found in counts:
         for key, number in found.items():
             pooled[key] = pooled.get(key, 0) + number
-    dice, iou = score_counts(pooled, skipped)
-    named = {value: classes.get(value, f"class {value}") for value in sorted({*classes, *dice})}
-    return Scores(
-        named, dice, iou, mean_dice(dice, backgrounds), sum(pooled.values()), pooled,
-        tuple(per_image), tuple(sorted(backgrounds)), tuple(sorted(skipped)),
-    )
+    return pooled
 
 
 def _pairs(prediction: Any, truth: Any) -> Iterator[tuple[Pyramid, Pyramid]]:
@@ -205,9 +205,10 @@ def _pairs(prediction: Any, truth: Any) -> Iterator[tuple[Pyramid, Pyramid]]:
         yield opened(given), opened(wanted)
 
 
-def _add_names(classes: dict[int, str], table: ClassTable) -> None:
-    for item in table.classes:
-        classes.setdefault(item.value, item.name)
+def _add_names(classes: dict[int, str], *tables: ClassTable | None) -> None:
+    for table in filter(None, tables):
+        for item in table.classes:
+            classes.setdefault(item.value, item.name)
 
 
 def _ignored(

@@ -24,7 +24,7 @@ class ModelSpec:
     levels, crop_size, ndim, in_channels
         What it reads: factors, pixels per axis, spatial axes, channels.
     class_table
-        Classes in channel order.
+        Classes in channel order; it always has a value for what is not predicted.
     scaled_axes
         Axes that a level downsamples; None for y and x.
     pixel_size
@@ -47,6 +47,10 @@ class ModelSpec:
     normalization: dict[str, Any] | None = field(default=None, hash=False)
     channel_names: tuple[str, ...] | None = None
     fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """Tell what was never predicted from what was judged to be background."""
+        object.__setattr__(self, "class_table", self.class_table.with_unlabelled())
 
 
 def fingerprint_folder(folder: Path) -> str:

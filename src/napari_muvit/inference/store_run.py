@@ -66,6 +66,7 @@ class StoreRun:
         self.is_complete = bool((read_facts(self.output) or {}).get("complete"))
         self.was_complete = self.is_complete
         self.image = self.writer.jobs[0].pyramid.name
+        self.left_out = float(np.mean([job.left_out for job in self.writer.jobs]))
         for line in self.journal.records():
             record = BlockRecord.from_line(line)
             self.records[record.plane, record.block] = record
@@ -118,16 +119,29 @@ class StoreRun:
         """Do the work, block by block."""
         begin = time.monotonic()
         if not self.is_complete:
+            yield from self.warn_empty()
             yield from self._predict(begin)
             yield from self.finish()
         yield self.finished(time.monotonic() - begin)
+
+    def warn_empty(self) -> Iterator[PredictionEvent]:
+        """Say so if there is nothing to predict at all."""
+        if not any(job.cells.any() for job in self.writer.jobs):
+            yield WarningEvent(
+                "nothing is predicted: no tissue was found in the image, or in the region asked "
+                "for. Pass tissue none to predict everything.", self.image
+            )
+
+    def progress(self, done: int, total: int, remaining: float | None) -> TileEvent:
+        """How far this image is."""
+        return TileEvent(done, total, remaining, self.image, self.left_out)
 
     def _predict(self, begin: float) -> Iterator[PredictionEvent]:
         units = self.own_units()
         left = self.count_tiles(units)
         total = self.count_tiles() if self.part[1] == 1 else left
         computed = 0
-        yield TileEvent(total - left, total, None, self.image)
+        yield self.progress(total - left, total, None)
         for unit in units:
             steps = self.writer.steps(unit, self.before(unit))
             while True:
@@ -142,9 +156,9 @@ class StoreRun:
                 if ran:
                     done = min(total - left + computed, total)
                     pace = (time.monotonic() - begin) / computed
-                    yield TileEvent(done, total, pace * (total - done), self.image)
+                    yield self.progress(done, total, pace * (total - done))
         if left:
-            yield TileEvent(total, total, 0.0, self.image)
+            yield self.progress(total, total, 0.0)
 
     def settle(self, record: BlockRecord) -> Iterator[PredictionEvent]:
         """Note a block that was computed, and tell of the tiles that could not be."""
@@ -208,7 +222,7 @@ class StoreRun:
             self.output, complete=self.is_complete, failed=self.failed, seconds=seconds,
             areas=list(facts.get("areas") or ()) if self.is_complete else [],
             part_complete=self.is_complete or not self.own_units(),
-            was_complete=self.was_complete,
+            was_complete=self.was_complete, left_out=self.left_out,
         )
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -82,6 +82,8 @@ class TilePlan:
         Output pixels of a block, a multiple of `step` along each axis.
     blend
         Smooth weights in the overlap; or tile and cell of equal index belong together.
+    is_soft
+        Smooth weights without `blend`, too: a tile then reaches beyond its own cell.
     """
 
     levels: tuple[float, ...]
@@ -93,6 +95,7 @@ class TilePlan:
     step: Index
     block: Index
     blend: bool = True
+    is_soft: bool = field(default=False, repr=False)
 
     @property
     def ndim(self) -> int:
@@ -121,7 +124,7 @@ class TilePlan:
         axes = zip(self.starts, self.shape, self.size, self.step, strict=True)
         return tuple(
             _axis_weights(starts, total, size, size - step)
-            if self.blend else _cell_weights(starts, total, size, step)
+            if self.blend or self.is_soft else _cell_weights(starts, total, size, step)
             for starts, total, size, step in axes
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from napari_muvit.inference.model_source import KernelOption
 
 
+FILE_SUFFIXES = (
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".hdf5", ".csv", ".zip",
+    ".geojson", ".json", ".yaml", ".yml",
+)
+
+
 def predict_to_zarr(
     source: Any, model: Any, output: str | Path, *, overlap: float = 0.25,
     probabilities: bool = False, confidence: bool = False, channels: Any = None,
@@ -43,13 +50,12 @@ def predict_to_zarr(
 ) -> Iterator[PredictionEvent]:
     """Predict an image to an OME-Zarr label pyramid; iterate over the result to do the work.
 
-    Arguments are checked at the call. Called again with the same arguments it continues.
+    Arguments mean what they do for `predict` and are checked at the call: a `MuvitError` says
+    that they do not fit together, or that `output` holds something else, also a prediction of
+    another model or image. Called again with the same ones it continues.
 
     Parameters
     ----------
-    source, model, overlap, channels, t, z, tissue, roi, batch_size, device, precision, threads, \
-average, kernels
-        See `predict`.
     output
         Folder of the label store; ``OUT_probabilities`` and ``OUT_confidence`` lie beside it.
     fmt, shard
@@ -58,30 +64,49 @@ average, kernels
         (i, n) or "i/n", from 1: the i-th of n processes that fill one store together.
     cluster
         ``local``, or the address of a dask scheduler; see `inference.cluster`.
+    """
+    parsed = parse_model(
+        model, device=device, precision=precision, threads=threads, average=average,
+        kernels=_known_kernels(output) or kernels,
+    )
+    planes = open_planes(source, parsed.spec.ndim, channels=channels, t=t, z=z, image=image)
+    plan = partial(
+        plan_job, model=parsed, overlap=overlap, tissue=tissue, roi=roi, batch_size=batch_size)
+    jobs = tuple(map(plan, planes.pyramids))
+    kinds = _kinds(probabilities, confidence)
+    writer = prepare_stores(planes, jobs, Path(output), kinds, fmt=fmt, shard=shard)
+    run = StoreRun(writer, Path(output), parse_part(part))
+    return run.events() if cluster is None else run_on_cluster(run, cluster)
+
+
+def _kinds(probabilities: bool, confidence: bool) -> list[Output]:
+    wanted: dict[Output, bool] = {
+        "labels": True, "probabilities": probabilities, "confidence": confidence}
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]
+
+
+def _known_kernels(output: str | Path) -> KernelOption | None:
+    """The kernels that a prediction was begun with, which it is finished with."""
+    check_output(output)
+    names = (read_facts(output) or {}).get("kernels")
+    return (names[0], names[1], names[2]) if names else None
+
+
+def check_output(output: str | Path) -> None:
+    """Refuse a name that promises another format.
 
     Raises
     ------
-    RunExistsError
-        If `output` holds something else, or a prediction of another model or image.
-    InputError, SourceError, CheckpointError
-        If the arguments do not fit together.
+    InputError
+        If it ends like a picture's or a table's.
     """
-    before = (read_facts(output) or {}).get("kernels")
-    parsed = parse_model(
-        model, device=device, precision=precision, threads=threads, average=average,
-        kernels=tuple(before) if before else kernels,
-    )
-    planes = open_planes(source, parsed.spec.ndim, channels=channels, t=t, z=z, image=image)
-    jobs = tuple(
-        plan_job(pyramid, parsed, overlap=overlap, tissue=tissue, roi=roi, batch_size=batch_size)
-        for pyramid in planes.pyramids
-    )
-    outputs: list[Output] = ["labels"]
-    outputs += ["probabilities"] if probabilities else []
-    outputs += ["confidence"] if confidence else []
-    writer = prepare_stores(planes, jobs, Path(output), outputs, fmt=fmt, shard=shard)
-    run = StoreRun(writer, Path(output), parse_part(part))
-    return run.events() if cluster is None else run_on_cluster(run, cluster)
+    path = Path(output)
+    if path.suffix.lower() in FILE_SUFFIXES:
+        better = path.with_name(path.name.split(".")[0] + ".ome.zarr")
+        raise InputError(
+            f"output {str(output)!r} is the name of a {path.suffix} file; predictions are written "
+            f"as OME-Zarr folders. Pass for example {str(better)!r}."
+        )
 
 
 def parse_part(part: tuple[int, int] | str | None) -> tuple[int, int]:
