@@ -13,7 +13,7 @@ import pytest
 
 from napari_muvit import geometry
 from napari_muvit.data.labels import ClassTable, LabelClass
-from napari_muvit.plugin import engine, remembered
+from napari_muvit.plugin import engine, remembered, stored_images
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class StubPyramid:
     """A (C, y, x) array that crops itself by nearest pixel; full resolution alone."""
 
-    is_rgb = False
+    is_rgb, axes = False, "cyx"
 
     def __init__(self, image: np.ndarray, name: str = "stub", source: str | None = None) -> None:
         self.image, self.name, self.source = image, name, source
@@ -129,6 +129,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is remembered in a test is forgotten after it."""
     monkeypatch.setattr(remembered, "cache_folder", lambda: tmp_path / "remembered")
+    monkeypatch.setattr(stored_images, "cache_folder", lambda: tmp_path / "copies")
 
 
 @pytest.fixture

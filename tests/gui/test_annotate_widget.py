@@ -276,17 +276,92 @@ def test_locked_store_is_told_by_name(
     assert len(viewer.layers) == 2
 
 
-def test_image_in_memory_asks_for_a_folder(
-    viewer: Any, open_widget: Any, tmp_path: Path, notices: list[str]
+def test_image_in_memory_is_annotated_without_saving_it(
+    viewer: Any, open_widget: Any, tmp_path: Path, notices: list[str], qtbot: Any
 ) -> None:
-    viewer.add_image(np.zeros((200, 300), np.uint8), name="a/b tissue")
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 300), dtype=np.uint8)
+    viewer.add_image(pixels, name="a/b tissue")
     widget = open_widget("MuViT: Annotate")
+    widget.level.setCurrentText("level 1")
     widget.here.click()
-    assert "Choose a folder" in notices[-1]
+    assert notices == []
+    paint(viewer.layers.selection.active, slice(10, 20), slice(10, 20), 2)
+    (store,) = (tmp_path / "copies" / "images").glob("a_b_tissue-*_annotations.ome.zarr")
+    assert str(store) in widget.note.text()
+    qtbot.waitUntil(is_saved(store, {2: 100}), timeout=WAIT_MS)
+    viewer.layers.clear()
+    # The same pixels, opened again under another name.
+    viewer.add_image(pixels.copy(), name="again")
+    qtbot.waitUntil(lambda: widget.list.count() == 1, timeout=WAIT_MS)
+    widget.folder.set_path(str(tmp_path / "mine"))
+    assert widget.list.count() == 0
+    widget.here.click()
+    assert len(list((tmp_path / "mine").glob("*_annotations.ome.zarr"))) == 1
+
+
+def test_folder_of_annotations_is_remembered(
+    viewer: Any, widget: Any, image_path: Path, tmp_path: Path, open_widget: Any
+) -> None:
+    widget.folder.set_path(str(tmp_path / "mine"))
+    widget.here.click()
+    viewer.add_image(np.zeros((20, 30), np.uint8), name="other")
+    widget.picker.choose("other")
+    assert widget.folder.path == ""
+    widget.picker.choose("slide")
+    assert widget.folder.path == str(tmp_path / "mine")
+    assert widget.list.count() == 1
+
+
+@pytest.mark.one_viewer
+def test_coarse_brush_sets_mixed_pixels_below_it(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    widget.level.setCurrentText("level 8")
+    widget.here.click()
+    coarse = viewer.layers.selection.active
+    corner = np.asarray(coarse.data_to_world((10, 10))) - 3.5
+    viewer.layers.remove(coarse)
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    fine = viewer.layers.selection.active
+    top, left = np.round(corner - fine.data_to_world((0, 0))).astype(int)
+    paint(fine, slice(top, top + 6), slice(left, left + 8), 2)
+    paint(fine, slice(top + 6, top + 7), slice(left, left + 2), 1)
+    qtbot.waitUntil(is_saved(store_path(image_path), {1: 2, 2: 48}), timeout=WAIT_MS)
+    widget.level.setCurrentText("level 8")
+    widget.here.click()
+    coarse = viewer.layers.selection.active
+    assert coarse.data[10, 10] == 2
+    paint(coarse, slice(10, 11), slice(10, 11), 2)
+    qtbot.waitUntil(is_saved(store_path(image_path), {2: 64}), timeout=WAIT_MS)
+
+
+def test_volume_has_one_store_for_all_planes(
+    viewer: Any, open_widget: Any, tmp_path: Path, qtbot: Any
+) -> None:
+    viewer.add_image(np.zeros((5, 80, 90), np.uint8), name="stack", scale=(2, 1, 1))
+    widget = open_widget("MuViT: Annotate")
     widget.folder.set_path(str(tmp_path))
-    widget.here.click()
-    assert len(viewer.layers) == 2
-    assert (tmp_path / "a_b_tissue_annotations.ome.zarr").is_dir()
+    widget.level.setCurrentText("level 1")
+    for z in (1, 3):
+        viewer.dims.set_point(0, 2 * z)
+        widget.here.click()
+        window = viewer.layers.selection.active
+        assert window.data_to_world((0, 0, 0))[0] == 2 * z
+        indices = np.mgrid[0:1, 10:20, 10:20].reshape(3, -1)
+        window.data_setitem(tuple(indices), z)
+    (store,) = tmp_path.glob("*_annotations.ome.zarr")
+    qtbot.waitUntil(is_saved(store, {1: 100, 3: 100}), timeout=WAIT_MS)
+    with AnnotationStore(store, writable=False) as opened:
+        assert opened.shape == (5, 80, 90)
+        assert (opened.read(1, (3, 10, 10), (1, 10, 10)) == 3).all()
+    assert "plane 1" in widget.list.item(0).text()
+    qtbot.waitUntil(lambda: not widget.list.item(0).icon().isNull(), timeout=WAIT_MS)
+    widget.list.setCurrentRow(0)
+    widget.jump.click()
+    assert viewer.dims.point[0] == 2
+    widget.overview.click()
+    assert viewer.layers["stack: all annotations"].ndim == 3
 
 
 def test_scaled_and_moved_images_are_painted_in_place(

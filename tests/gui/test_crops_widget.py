@@ -151,3 +151,43 @@ def test_image_removed(viewer: Any, widget: Any, notices: list[str]) -> None:
     assert not widget.copy.isEnabled()
     drag(viewer, [mouse("mouse_press", 100, 500), mouse("mouse_release", 100, 500)])
     assert notices == []
+
+
+def test_levels_and_size_come_back_with_the_image(
+    viewer: Any, widget: Any, image: np.ndarray
+) -> None:
+    viewer.add_image(image[:200, :300].copy(), name="other")
+    widget.picker.choose("other")
+    assert widget.choice.levels != (1, 2)
+    widget.picker.choose("tissue")
+    assert widget.choice.levels == (1, 2)
+    assert widget.choice.size == 64
+
+
+def test_volume_is_cropped_by_plane_and_in_depth(
+    viewer: Any, open_widget: Any, qtbot: Any
+) -> None:
+    stack = np.random.default_rng(0).integers(0, 255, (20, 128, 160), dtype=np.uint8)
+    viewer.add_image(stack, name="stack", scale=(2, 0.5, 0.5), units=("um",) * 3)
+    viewer.dims.set_point(0, 24)
+    widget = open_widget("MuViT: Crops")
+    assert widget.form.isRowVisible(widget.depth)
+    widget.size.setValue(32)
+    widget.levels_edit.setText("1, 2")
+    widget.levels_edit.editingFinished.emit()
+    qtbot.waitUntil(has_thumbnails(widget, 2), timeout=WAIT_MS)
+    assert "z=12" not in widget.choice.code(None)
+    assert "z=12" in widget.choice.code("a.ome.zarr", widget.image.plane)
+    widget.depth.setValue(8)
+    assert widget.choice.size == (8, 32, 32)
+    assert widget.choice.center[0] == pytest.approx(12)
+    layer = viewer.layers[LAYER_NAME]
+    assert layer.ndim == 3
+    assert layer.data_to_world(layer.data[0][0])[0] == pytest.approx(24)
+    assert widget.table.item(0, 2).text() == "8 × 32 × 32"
+    assert widget.table.item(0, 3).text() == "16"
+    viewer.dims.set_point(0, 10)
+    assert widget.choice.center[0] == pytest.approx(5)
+    qtbot.waitUntil(lambda: not widget._reader.is_busy, timeout=WAIT_MS)
+    widget.sample.click()
+    qtbot.waitUntil(lambda: "Training sample" in widget.note.text(), timeout=WAIT_MS)

@@ -58,6 +58,50 @@ def test_live_fills_the_view(widget: Any, viewer: Any, qtbot: Any) -> None:
     assert is_complete(viewer)
 
 
+def test_confidence_lies_beside_the_labels(widget: Any, viewer: Any, qtbot: Any) -> None:
+    layer = start_live(widget, viewer, qtbot)
+    sure = viewer.layers["board: live confidence"]
+    assert not sure.visible
+    widget.confidence.click()
+    assert sure.visible
+    assert np.allclose(sure.data_to_world((3, 5)), layer.data_to_world((3, 5)))
+    known = np.asarray(layer.data) > 0
+    # Two classes: the one that is shown has at least half of the probability.
+    assert (np.asarray(sure.data)[known] >= 127).all()
+    assert "board: live confidence" not in [c.name for c in widget.picker._choices]
+    widget.confidence.click()
+    assert not sure.visible
+    viewer.layers.remove(sure)
+    qtbot.wait(400)
+    assert widget.live.isChecked()
+    widget.live.click()
+    assert not widget.uncertain.isEnabled()
+
+
+def test_next_uncertain_place_is_gone_to(
+    widget: Any, viewer: Any, qtbot: Any, open_widget: Any, notices: list[str], tmp_path: Path,
+) -> None:
+    start_live(widget, viewer, qtbot)
+    places = []
+    for _ in range(2):
+        widget.uncertain.click()
+        places.append(tuple(viewer.scene.camera.center[-2:]))
+    assert len(set(places)) == 2
+    (first, *_) = widget.session._engine.most_uncertain(1)
+    middle = viewer.layers["board"].data_to_world(first.box.mean(axis=0))
+    assert np.allclose(places[0], middle)
+    annotate = open_widget("MuViT: Annotate")
+    annotate.folder.set_path(str(tmp_path / "mine"))
+    annotate.picker.choose("board")
+    annotate.here.click()
+    annotate.instant.next.click()
+    assert tuple(viewer.scene.camera.center[-2:]) not in places
+    assert notices == []
+    widget.live.click()
+    annotate.instant.next.click()
+    assert "nothing is predicted yet" in notices[-1]
+
+
 @pytest.mark.one_viewer
 def test_live_starts_again_from_its_cache(widget: Any, viewer: Any, qtbot: Any) -> None:
     start_live(widget, viewer, qtbot)
@@ -199,45 +243,6 @@ def test_console(viewer: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Pa
     session = live_prediction(viewer, trained.run, "board", device="cpu", cache=tmp_path)
     qtbot.waitUntil(lambda: is_complete(viewer), timeout=WAIT_MS)
     session.stop()
-
-
-def test_features(
-    viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any
-) -> None:
-    viewer.open(str(trained.image), plugin="napari-muvit")
-    widget = open_widget("MuViT: Features")
-    widget.device.setCurrentText("cpu")
-    widget.folder.set_path(str(trained.run))
-    qtbot.waitUntil(lambda: widget.compute.isEnabled(), timeout=WAIT_MS)
-    widget.compute.click()
-    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
-    assert [found.level for found in widget.maps] == [1, 4]
-    fine = viewer.layers["features, level 1"]
-    assert np.allclose(fine.scale, 8)
-    assert viewer.layers["features, level 4"].scale[0] == 32
-    widget.mode.setCurrentText("Groups")
-    assert viewer.layers["features, level 1"].data.max() == 5
-    place = viewer.layers["board"].data_to_world((100, 120))
-    widget.show_likeness(place)
-    alike = viewer.layers["alike, level 1"]
-    assert alike.data[tuple(np.round(alike.world_to_data(place)).astype(int))] > 0.999
-    widget.click.setCurrentText("what it attends to")
-    event = SimpleNamespace(type="mouse_press", position=place, button=1, modifiers=())
-    for running in [callback(viewer, event) for callback in viewer.mouse_drag_callbacks]:
-        if running is not None:
-            next(running, None)
-            event.type = "mouse_release"
-            next(running, None)
-            event.type = "mouse_press"
-    qtbot.waitUntil(lambda: "attended, level 1" in viewer.layers, timeout=WAIT_MS)
-    layers = [viewer.layers[f"attended, level {level}"] for level in (1, 4)]
-    assert sum(layer.data.sum() for layer in layers) == pytest.approx(1, abs=1e-4)
-    for layer in layers:
-        row, column = np.round(layer.world_to_data(place)).astype(int)
-        assert 0 <= row < layer.data.shape[0]
-        assert 0 <= column < layer.data.shape[1]
-    assert np.allclose(layers[1].scale, 4 * np.asarray(layers[0].scale))
-    assert "level 4:" in widget.note.text()
 
 
 @pytest.mark.one_viewer

@@ -59,12 +59,18 @@ def test_sample(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert layer.data[0].shape == (512, 512, 3)
 
 
-def test_rings(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "classes"), [
+    ("rings", ["background", "outer", "inner"]),
+    ("landmarks", ["background", "near a disc", "near a frame"]),
+])
+def test_sets_made_by_code(
+    viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, classes: list[str]
+) -> None:
     monkeypatch.setattr(sample_data, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(sample_data, "RINGS_SIDE", 256)
-    viewer.open_sample("napari-muvit", "rings")
-    assert [layer.name for layer in viewer.layers] == ["rings", "rings: classes"]
-    assert list(viewer.layers[1].features["class"]) == ["background", "outer", "inner"]
+    monkeypatch.setattr(sample_data, "DRAWN_SIDE", 256)
+    viewer.open_sample("napari-muvit", name)
+    assert [layer.name for layer in viewer.layers] == [name, f"{name}: classes"]
+    assert list(viewer.layers[1].features["class"]) == classes
 
 
 def test_folder_that_is_no_store_is_left_to_others(tmp_path: Path) -> None:

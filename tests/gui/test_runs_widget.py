@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,11 +36,81 @@ def test_lists_shows_and_compares(
     assert "levels:" in widget.config.toPlainText()
     assert not widget.resume.isEnabled()
     assert widget.use.isEnabled()
+    qtbot.waitUntil(lambda: bool(widget.view.losses.plot.listDataItems()), timeout=WAIT_MS)
     before = len(widget.view.losses.plot.listDataItems())
-    widget.other.setCurrentIndex(1)
-    assert len(widget.view.losses.plot.listDataItems()) == before + 1
+    other = next(path for path in (runs_folder / "one", runs_folder / "deep" / "two")
+                 if path != widget.chosen)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 2", "batch_size: 6"))
+    widget.other.setCurrentIndex(widget.other.findData(str(other)))
+    qtbot.waitUntil(lambda: len(widget.view.losses.plot.listDataItems()) == before + 1,
+                    timeout=WAIT_MS)
+    assert f"Dashed: {other.name}. Completed" in widget.view.beside.text()
+    assert "Here / there: batch size 2 / 6." in widget.view.beside.text()
+    widget.other.setCurrentIndex(0)
+    qtbot.waitUntil(lambda: len(widget.view.losses.plot.listDataItems()) == before,
+                    timeout=WAIT_MS)
     widget.copy.click()
     assert Path(QGuiApplication.clipboard().text()).parent.is_dir()
+
+
+@pytest.mark.one_viewer
+def test_runs_that_come_go_or_break_show_by_themselves(
+    viewer: Any, open_widget: Any, runs_folder: Path, qtbot: Any, notices: list[str]
+) -> None:
+    widget = open_widget("MuViT: Runs")
+    widget._timer.setInterval(200)
+    widget.parent_folder.set_path(str(runs_folder))
+    qtbot.waitUntil(lambda: widget.list.count() == 2, timeout=WAIT_MS)
+    chosen = runs_folder / "one"
+    rows = [widget.list.item(i).text() for i in range(2)]
+    widget.list.setCurrentRow(next(i for i, text in enumerate(rows) if text.startswith("one")))
+    widget.other.setCurrentIndex(widget.other.findData(str(runs_folder / "deep" / "two")))
+    shutil.copytree(chosen, runs_folder / "three")
+    qtbot.waitUntil(lambda: widget.list.count() == 3, timeout=WAIT_MS)
+    assert widget.chosen == chosen
+    assert widget.other.currentText() == "deep/two"
+    (runs_folder / "three" / "run.json").write_text("{")
+    qtbot.waitUntil(lambda: any("three: cannot be read" in widget.list.item(i).text()
+                                for i in range(3)), timeout=WAIT_MS)
+    shutil.rmtree(chosen)
+    qtbot.waitUntil(lambda: widget.list.count() == 2, timeout=WAIT_MS)
+    assert widget.chosen != chosen
+    shutil.rmtree(runs_folder)
+    qtbot.waitUntil(lambda: "is no folder" in widget.note.text(), timeout=WAIT_MS)
+    assert notices == []
+
+
+@pytest.mark.one_viewer
+def test_a_run_started_headless_shows_live_and_obeys(
+    viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cluster" / "run"
+    command = [
+        sys.executable, "-m", "napari_muvit.train", "pretrain", "--images", str(trained.image),
+        "--levels", "1", "4", "--crop-size", "32", "--preset", "tiny", "--batch-size", "2",
+        "--steps", "5000", "--tissue", "none", "--threads", "1", "--device", "cpu",
+        "--output", str(folder),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        folder.parent.mkdir()
+        widget = open_widget("MuViT: Runs")
+        widget._timer.setInterval(300)
+        widget.parent_folder.set_path(str(folder.parent))
+        qtbot.waitUntil(lambda: widget.list.count() == 1, timeout=WAIT_MS)
+        qtbot.waitUntil(lambda: widget.stop.isEnabled(), timeout=WAIT_MS)
+        qtbot.waitUntil(lambda: widget.view.picture.step > 2, timeout=WAIT_MS)
+        assert widget.use.text() == "Use to fine-tune"
+        step = widget.view.picture.step
+        qtbot.waitUntil(lambda: widget.view.picture.step > step, timeout=WAIT_MS)
+        widget.stop.click()
+        assert process.wait(60) == 0
+        qtbot.waitUntil(lambda: widget.resume.isEnabled(), timeout=WAIT_MS)
+        qtbot.waitUntil(lambda: "stopped" in widget.list.item(0).text(), timeout=WAIT_MS)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.one_viewer
@@ -74,6 +146,37 @@ def test_remembers_its_folder(
     second = RunsWidget(viewer)
     viewer.window.add_dock_widget(second, name="again")
     assert second.parent_folder.path == str(runs_folder)
+    qtbot.waitUntil(lambda: second.list.count() == 2, timeout=WAIT_MS)
+    second.list.setCurrentRow(1)
+    chosen = second.chosen
+    third = RunsWidget(viewer)
+    viewer.window.add_dock_widget(third, name="and again")
+    qtbot.waitUntil(lambda: third.chosen == chosen, timeout=WAIT_MS)
+
+
+@pytest.mark.faults
+@pytest.mark.one_viewer
+@pytest.mark.parametrize(("failure", "said"), [
+    (OSError(28, "No space left on device", "package"), "No space left on device: package."),
+    (MemoryError(), "There is not enough memory"),
+])
+def test_export_that_fails(
+    failure: Exception, said: str, viewer: Any, open_widget: Any, runs_folder: Path,
+    tmp_path: Path, qtbot: Any, notices: list[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise failure
+
+    widget = open_widget("MuViT: Runs")
+    widget.parent_folder.set_path(str(runs_folder))
+    qtbot.waitUntil(lambda: widget.export.isEnabled(), timeout=WAIT_MS)
+    monkeypatch.setattr(widget.backend, "export", fail)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "out"), ""))
+    widget.export.menu().actions()[0].trigger()
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    assert said in notices[0]
+    assert widget.export.isEnabled()
+    assert widget.note.text() == ""
 
 
 def test_folder_without_runs_and_no_folder(

@@ -61,6 +61,8 @@ def test_from_sample_to_atlas_and_back(
     viewer.open_sample("napari-muvit", NAME)
     viewer.layers[0].name = NAME
     crops = open_widget("MuViT: Crops")
+    crops.levels_edit.setText("1, 2")
+    crops.levels_edit.editingFinished.emit()
     qtbot.waitUntil(lambda: crops.thumbnails.count() > 0, timeout=WAIT_MS)
     pretrain = open_widget("MuViT: Pretrain")
     pretrain.sources.add_layer.click()
@@ -92,18 +94,32 @@ def test_from_sample_to_atlas_and_back(
     predict.output.set_path(str(tmp_path / "atlas.ome.zarr"))
     predict.whole.click()
     qtbot.waitUntil(lambda: predict.job is None, timeout=WAIT_MS)
+    before = written_at(tmp_path / "atlas.ome.zarr")
     viewer.close()
 
+    # Another day: the image is opened, and everything is as it was.
     viewer = make_viewer(show=True, strict_qt="raise")
     viewer.open(image, plugin="napari-muvit")
-    viewer.open(str(tmp_path / "atlas.ome.zarr"), plugin="napari-muvit")
-    atlas = viewer.layers[-1]
-    first = atlas.data[0] if atlas.multiscale else atlas.data
-    assert first.shape == (512, 512)
-    assert set(np.unique(np.asarray(first))) <= {0, 1, 2}
+    assert open_widget("MuViT: Crops").choice.levels == (1, 2)
     annotate = open_widget("MuViT: Annotate")
     assert annotate.list.count() == 1
     assert saved_counts(store) == counts
+    annotate.list.setCurrentRow(0)
+    annotate.jump.click()
+    window = np.asarray(viewer.layers.selection.active.data)
+    assert {value: int((window == value).sum()) for value in counts} == counts
+    predict = open_widget("MuViT: Predict")
+    assert predict.folder.path == str(tmp_path / "runs" / "finetune")
+    assert predict.output.path == str(tmp_path / "atlas.ome.zarr")
+    qtbot.waitUntil(lambda: predict.model is not None, timeout=WAIT_MS)
+    predict.whole.click()
+    qtbot.waitUntil(lambda: predict.job is None, timeout=WAIT_MS)
+    assert written_at(tmp_path / "atlas.ome.zarr") == before
+    name = predict.picker.choice.name
+    atlas = viewer.layers[f"{name}: prediction"]
+    first = atlas.data[0] if atlas.multiscale else atlas.data
+    assert first.shape == (512, 512)
+    assert set(np.unique(np.asarray(first))) <= {0, 1, 2}
     runs = open_widget("MuViT: Runs")
     runs.parent_folder.set_path(str(tmp_path / "runs"))
     qtbot.waitUntil(lambda: runs.list.count() == 2, timeout=WAIT_MS)
@@ -112,6 +128,12 @@ def test_from_sample_to_atlas_and_back(
     widgets = viewer.window.dock_widgets
     again = next(widgets[name] for name in widgets if "Predict" in name)
     assert again.folder.path == str(tmp_path / "runs" / "finetune")
+
+
+def written_at(store: Path) -> dict[str, int]:
+    """When each chunk of the finest labels was written."""
+    return {str(path): path.stat().st_mtime_ns for path in (store / "0" / "c").rglob("*")
+            if path.is_file()}
 
 
 def saved_counts(path: Path) -> dict[int, int]:

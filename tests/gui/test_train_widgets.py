@@ -11,7 +11,9 @@ from qtpy.QtGui import QGuiApplication
 from skimage.io import imsave
 
 from napari_muvit import api
+from napari_muvit.config import PretrainConfig, parse_config
 from napari_muvit.errors import RunError
+from napari_muvit.plugin.train_widget import PretrainWidget
 
 TINY = {
     "levels": (1, 4), "crop_size": (32,), "preset": "tiny", "steps": 4, "batch_size": 2,
@@ -96,6 +98,31 @@ def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:
     assert widget.view.losses.plot.listDataItems()
     assert not widget.view.preview.pixmap().isNull()
     assert "Completed, step 4 of 4" in widget.view.headline.text()
+
+
+def test_previews_are_a_layer_that_changes_in_place(
+    widget: Any, viewer: Any, qtbot: Any
+) -> None:
+    widget.sources.add_layer.click()
+    widget.form.set_values({"steps": 400, "preview_every": 3})
+    widget.detached.setChecked(False)
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.view.as_layer.isVisible(), timeout=WAIT_MS)
+    widget.view.as_layer.click()
+    name = f"preview of {Path(widget.output.path).name}"
+    layer = viewer.layers[name]
+    image = viewer.layers[0].extent.world
+    assert layer.extent.world[0, 1] > image[1, 1]
+    assert np.ptp(layer.extent.world[:, 0]) == pytest.approx(np.ptp(image[:, 0]), rel=0.05)
+    first = layer.data
+    qtbot.waitUntil(lambda: layer.data is not first and not np.array_equal(layer.data, first),
+                    timeout=WAIT_MS)
+    assert viewer.layers[name].unique_id == layer.unique_id
+    viewer.layers.remove(name)
+    qtbot.waitUntil(lambda: name in viewer.layers, timeout=WAIT_MS)
+    widget.view.as_layer.click()
+    widget.stop.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
 
 
 def test_pause_stop_and_resume(widget: Any, qtbot: Any) -> None:
@@ -201,6 +228,79 @@ def test_copied_command_names_what_was_changed(widget: Any) -> None:
     assert command.startswith("python -m napari_muvit.train pretrain --images")
     assert "--preset tiny" in command
     assert "--weight-decay" not in command
+
+
+@pytest.mark.one_viewer
+def test_copied_config_is_the_run(widget: Any, tmp_path: Path) -> None:
+    widget.sources.add_layer.click()
+    widget.copy_config.click()
+    path = tmp_path / "copied.yaml"
+    path.write_text(QGuiApplication.clipboard().text())
+    assert parse_config(PretrainConfig, path) == widget.config()
+
+
+def test_time_is_measured_before_the_start(widget: Any, picture: Path, qtbot: Any) -> None:
+    widget.sources.add_layer.click()
+    assert widget.speed.text.text() == ""
+    widget.form.set_values({"steps": 5000})
+    widget.form.changed.emit()
+    widget.speed.measure.click()
+    assert not widget.start.isEnabled()
+    assert widget.speed.measure.text() == "Cancel"
+    qtbot.waitUntil(lambda: not widget.speed.is_busy, timeout=WAIT_MS)
+    assert "crops per second on this computer: about" in widget.speed.text.text()
+    assert "for 5000 steps" in widget.speed.text.text()
+    assert widget.start.isEnabled()
+    assert not Path(widget.output.path).exists()
+    widget.form.set_values({"batch_size": 3})
+    widget.form.changed.emit()
+    assert widget.speed.text.text() == ""
+
+
+@pytest.mark.one_viewer
+def test_measuring_is_cancelled_and_fails_in_words(
+    widget: Any, qtbot: Any, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget.sources.add_layer.click()
+    widget.speed.measure.click()
+    widget.speed.measure.click()
+    qtbot.waitUntil(lambda: not widget.speed.is_busy, timeout=WAIT_MS)
+    assert widget.speed.text.text() == ""
+    assert widget.speed.measure.isEnabled()
+    assert notices == []
+
+    def fail(config: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(widget.backend, "pretrain", fail)
+    widget.speed.measure.click()
+    qtbot.waitUntil(lambda: not widget.speed.is_busy, timeout=WAIT_MS)
+    assert "not enough memory" in notices[0]
+    assert widget.start.isEnabled()
+
+
+@pytest.mark.one_viewer
+def test_a_run_of_an_earlier_napari_comes_back(
+    widget: Any, viewer: Any, qtbot: Any, picture: Path
+) -> None:
+    """As after closing napari: a new widget on the same image finds the process again."""
+    widget.sources.add_layer.click()
+    widget.form.set_values({"steps": 5000})
+    widget.start.click()
+    qtbot.waitUntil(lambda: shown_step(widget) > 1, timeout=WAIT_MS)
+    again = PretrainWidget(viewer)
+    viewer.window.add_dock_widget(again, name="again")
+    qtbot.waitUntil(lambda: again.control is not None, timeout=WAIT_MS)
+    assert again.output.path == widget.output.path
+    assert not again.start.isEnabled()
+    again.stop.click()
+    qtbot.waitUntil(lambda: is_idle(again) and is_idle(widget), timeout=WAIT_MS)
+    assert api.RunFolder(widget.output.path).status().state == "stopped"
+    last = PretrainWidget(viewer)
+    viewer.window.add_dock_widget(last, name="and again")
+    qtbot.waitUntil(lambda: last.resume.isEnabled(), timeout=WAIT_MS)
+    assert last.view.folder == Path(widget.output.path)
+    assert last.control is None
 
 
 def test_finetune(viewer: Any, open_widget: Any, picture: Path, qtbot: Any) -> None:

@@ -15,7 +15,7 @@ from napari_muvit import api
 from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.data.rasterize import Polygon, fill_rings
 from napari_muvit.errors import InputError
-from napari_muvit.plugin import annotate
+from napari_muvit.plugin import annotate, stored_images
 from napari_muvit.plugin.layers import ResolvedImage, ViewerTransform, viewer_transform
 
 TABLE = ClassTable((LabelClass(1, "background", "#808080"), LabelClass(2, "a", "#e41a1c")), 0, 1)
@@ -73,20 +73,40 @@ def test_balance_in_words() -> None:
     assert [row[3] for row in rows] == ["75.0%", "25.0%"]
 
 
-def make_image(path: str | None, plane: dict[str, int] | None = None) -> ResolvedImage:
-    return ResolvedImage("my image", None, IDENTITY, (), path, plane or {})
+def make_image(
+    path: str | None, plane: dict[str, int] | None = None, identity: str = ""
+) -> ResolvedImage:
+    return ResolvedImage("my image", None, IDENTITY, (), path, plane or {}, identity)
 
 
-def test_places_of_stores(tmp_path: Path) -> None:
+def test_places_of_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_images, "cache_folder", lambda: tmp_path / "cache")
     slide = str(tmp_path / "slide.svs")
     found = annotate.store_path(api, make_image(slide), "")
     assert found == tmp_path / "slide_annotations.ome.zarr"
     found = annotate.store_path(api, make_image(slide, {"t": 2, "z": 5}), str(tmp_path / "mine"))
-    assert found == tmp_path / "mine" / "slide_t2_z5_annotations.ome.zarr"
-    found = annotate.store_path(api, make_image(None), str(tmp_path))
-    assert found == tmp_path / "my_image_annotations.ome.zarr"
-    with pytest.raises(InputError, match="Choose a folder"):
-        annotate.store_path(api, make_image(None), "")
+    assert found == tmp_path / "mine" / "slide_t2_annotations.ome.zarr"
+    remote = make_image("https://example.org/a/slide.ome.zarr")
+    found = annotate.store_path(api, remote, "")
+    assert found == tmp_path / "cache" / "images" / "slide_annotations.ome.zarr"
+    found = annotate.store_path(api, make_image(None, identity="12ab"), str(tmp_path))
+    assert found == tmp_path / "my_image-12ab_annotations.ome.zarr"
+
+
+def test_annotations_in_memory_are_found_again_by_their_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_images, "cache_folder", lambda: tmp_path)
+    first = annotate.store_path(api, make_image(None, identity="12ab"), "")
+    assert first == tmp_path / "images" / "my_image-12ab_annotations.ome.zarr"
+    first.mkdir(parents=True)
+    renamed = ResolvedImage("other name", None, IDENTITY, (), None, {}, "12ab")
+    assert annotate.store_path(api, renamed, "") == first
+    (tmp_path / "mine" / "old-12ab_annotations.ome.zarr").mkdir(parents=True)
+    mine = annotate.store_path(api, renamed, str(tmp_path / "mine"))
+    assert mine == tmp_path / "mine" / "old-12ab_annotations.ome.zarr"
+    other = ResolvedImage("my image", None, IDENTITY, (), None, {}, "34cd")
+    assert annotate.store_path(api, other, "") != first
 
 
 def test_shapes_become_polygons_where_they_are_seen() -> None:

@@ -60,6 +60,16 @@ def test_picture_shows_limits_colours_and_padding() -> None:
     assert picture[1, 1].tolist() == [40, 40, 40]
 
 
+def test_picture_of_a_volume_has_its_section_below() -> None:
+    image = np.zeros((1, 4, 32, 32), np.uint8)
+    image[0, 2] = 100
+    valid = np.ones((4, 32, 32), bool)
+    picture = crops.render_crop(image, valid, [ChannelDisplay((0, 100), (1.0, 1.0, 1.0))])
+    assert picture.shape == (32 + 1 + 4 * 2, 32, 3)
+    assert (picture[:33] == 255).all()
+    assert (picture[33:, 0, 0] == [0, 0, 0, 0, 255, 255, 0, 0]).all()
+
+
 def test_picture_of_rgb_is_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 255, (3, 5, 7), dtype=np.uint8)
     picture = crops.render_crop(image, np.ones((5, 7), bool), ())
@@ -70,6 +80,15 @@ def test_suggested_levels_reach_the_whole_image() -> None:
     extent = np.array([[-0.5, -0.5], [20_000.5, 30_000.5]])
     assert crops.suggest_levels(extent, 256) == (1, 8, 64)
     assert crops.suggest_levels(np.array([[-0.5, -0.5], [99.5, 99.5]]), 256) == (1,)
+
+
+def test_levels_far_beyond_the_stored_ones_are_not_suggested() -> None:
+    extent = np.array([[-0.5, -0.5], [80_000.5, 80_000.5]])
+    assert crops.suggest_levels(extent, 256, stored=1) == (1, 4, 16)
+    assert crops.suggest_levels(extent, 256, stored=32) == (1, 16, 256)
+    assert crops.averaging_text((1, 16), 256, 1) == ""
+    assert "level 32 is averaged" in crops.averaging_text((1, 32), 256, 1)
+    assert crops.averaging_text((1, 32), 256, 8) == ""
 
 
 def test_code_runs() -> None:

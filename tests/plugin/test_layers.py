@@ -17,7 +17,7 @@ from napari.layers._source import layer_source
 
 from napari_muvit import api
 from napari_muvit.errors import InputError
-from napari_muvit.plugin import layers
+from napari_muvit.plugin import layer_copies, layers, stored_images
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 96), dtype=np.uint8)
 
@@ -134,7 +134,91 @@ def test_channels_of_one_file_are_one_image(tmp_path: Path) -> None:
 
 def test_choices_offer_images_only() -> None:
     image, labels = Image(PIXELS, name="a"), Labels(np.zeros((4, 4), np.uint8))
-    assert [choice.name for choice in layers.image_choices([image, labels])] == ["a"]
+    result = Image(PIXELS, name="confidence", metadata={layers.RESULT_KEY: True})
+    assert [choice.name for choice in layers.image_choices([image, labels, result])] == ["a"]
+
+
+def test_layers_that_agree_are_channels_of_one_image() -> None:
+    place = {"scale": (0.5, 0.5), "units": ("um", "um")}
+    members = [Image(PIXELS // n, name=f"c{n}", **place) for n in (1, 2, 3)]
+    elsewhere = Image(PIXELS, name="moved", translate=(1, 0), **place)
+    choices = layers.image_choices([*members, elsewhere])
+    assert [c.name for c in choices] == ["3 layers as channels", "c1", "c2", "c3", "moved"]
+    resolved = layers.resolve_image(choices[0], api, (0, 0))
+    assert resolved.path is None
+    assert resolved.pyramid.shape == (3, 64, 96)
+    assert resolved.pyramid.channel_names == ("c1", "c2", "c3")
+    assert resolved.pyramid.pixel_size[0] == pytest.approx((0.5, 0.5))
+    crop = resolved.pyramid.crop(center=(32, 48), levels=(1, 2), size=16)
+    assert np.array_equal(crop.image[0, 2], PIXELS[24:40, 40:56] // 3)
+
+
+def test_volume_and_its_plane() -> None:
+    stack = np.stack([PIXELS // n for n in (1, 2, 3, 4)])
+    layer = Image(stack, scale=(3, 1, 1), translate=(30, 0, 0))
+    choice = layers.ImageChoice("v", (layer,))
+    assert choice.has_depth
+    volume = layers.resolve_image(choice, api, (36, 0, 0), 3)
+    assert volume.plane == {}
+    assert volume.pyramid.shape == (1, 4, 64, 96)
+    assert np.allclose(volume.transform.to_viewer((2, 5, 6)), (36, 5, 6))
+    plane = layers.resolve_image(choice, api, (36, 0, 0))
+    assert plane.plane == {"z": 2}
+    assert np.array_equal(plane.pyramid.read(0, (0, 0), (64, 96))[0], stack[2])
+
+
+def test_series_has_no_depth() -> None:
+    layer = Image(np.zeros((4, 8, 8), np.uint8), axis_labels=("t", "y", "x"))
+    assert not layers.ImageChoice("series", (layer,)).has_depth
+
+
+def test_arrays_in_memory_are_told_apart() -> None:
+    images = [Image(PIXELS), Image(PIXELS[::-1].copy()),
+              Image(da.from_array(PIXELS)), Image(da.from_array(PIXELS + 1))]
+    marks = [layers.ImageChoice("a", (image,)).identity for image in images]
+    assert len(set(marks)) == 4
+    assert layers.ImageChoice("other", (Image(PIXELS.copy()),)).identity == marks[0]
+    stacks = [layers.ImageChoice("a", (images[0], image)) for image in images[1:3]]
+    prints = [layers.resolve_image(stack, api, (0, 0)).pyramid.fingerprint for stack in stacks]
+    assert prints[0] != prints[1]
+
+
+def test_copy_of_an_image_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_images, "cache_folder", lambda: tmp_path)
+    place = {"scale": (0.5, 0.5), "units": ("um", "um")}
+    members = [Image(PIXELS // n, name=f"c{n}", **place) for n in (1, 2)]
+    choice = layers.ImageChoice("a/b c", tuple(members))
+    source = layer_copies.image_source(choice, api, (0, 0))
+    assert source.store is not None
+    assert not Path(source.path).exists()
+    said = list(layer_copies.store_all([source]))
+    assert "only in memory: 100%" in said[-1]
+    again = layer_copies.image_source(choice, api, (0, 0))
+    assert again == layer_copies.LayerSource(source.path, "a/b c")
+    stored = api.open_pyramid(source.path)
+    assert stored.pixel_size[0] == pytest.approx((0.5, 0.5))
+    assert np.array_equal(stored.read(0, (0, 0), (64, 96)), [PIXELS, PIXELS // 2])
+    resolved = layers.resolve_image(choice, api, (0, 0))
+    assert resolved.path == source.path
+
+
+def test_copy_of_labels_follows_their_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_images, "cache_folder", lambda: tmp_path)
+    image = layers.ImageChoice("image", (Image(PIXELS),))
+    labels = Labels(np.zeros((64, 96), np.uint8), name="drawn")
+    first = layer_copies.labels_source(labels, image, api, (0, 0))
+    labels.data[5, 7] = 2
+    second = layer_copies.labels_source(labels, image, api, (0, 0))
+    assert first.path != second.path
+    list(layer_copies.store_all([first, second]))
+    stored = api.open_pyramid(second.path)
+    assert stored.is_labels
+    assert stored.read(0, (5, 7), (1, 1)).item() == 2
+    moved = Labels(np.zeros((64, 96), np.uint8), translate=(10, 0))
+    with pytest.raises(InputError, match="pixel by pixel"):
+        layer_copies.labels_source(moved, image, api, (0, 0))
 
 
 def test_too_many_axes_are_refused() -> None:

@@ -1,7 +1,8 @@
 """The napari plugin: the only folder that knows napari and Qt.
 
-For napari's console: `show_crops`, `open_annotation_window`, `live_prediction`, `lazy_labels`;
-a viewer goes in, layers come out. They are loaded when they are first used.
+For napari's console: `show_crops`, `open_annotation_window`, `live_prediction`, `lazy_labels`,
+`show_features`, `show_attention`; a viewer goes in, layers come out. They are loaded when they
+are first used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 _HOMES = {
     "napari_muvit.plugin.annotate_session": ("open_annotation_window",),
+    "napari_muvit.plugin.features_layers": ("show_features", "show_attention"),
     "napari_muvit.plugin.console": ("show_crops", "live_prediction", "lazy_labels"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin.label_layers import TRANSPARENT, Color
-from napari_muvit.plugin.layers import ResolvedImage, ViewerTransform
+from napari_muvit.plugin.layers import ResolvedImage, ViewerTransform, viewer_place, visible_box
+from napari_muvit.plugin.stored_images import copies_folder, copy_path
 
 LARGEST_WINDOW = 4096
 """Longest side of a window in pixels of its level; napari copies them on every stroke."""
@@ -45,11 +45,11 @@ def fitting_level(viewer_per_screen_px: float, viewer_per_px: float, longest: fl
     return level
 
 
-def window_size(box: FloatArray, level: int) -> tuple[int, int]:
-    """Pixels of `level` that cover `box` (2, 2) world px."""
-    sides = np.ceil((box[1] - box[0]) / level - 1e-9).astype(int)
+def window_size(box: FloatArray, level: int) -> tuple[int, ...]:
+    """Pixels of `level` that cover `box` (2, A) world px, one plane of it."""
+    sides = np.ceil((box[1] - box[0])[-2:] / level - 1e-9).astype(int)
     height, width = np.clip(sides, 1, LARGEST_WINDOW).tolist()
-    return height, width
+    return (*[1] * (box.shape[1] - 2), height, width)
 
 
 def label_colors(table: Any) -> dict[int | None, Color]:
@@ -129,38 +129,37 @@ def balance_text(table: Any, counts: dict[int, int] | None) -> str:
 # -- places of stores --------------------------------------------------------------------
 
 
-def store_source(image: ResolvedImage) -> str:
-    """What the store of `image` is named after; images in memory by their layer's name."""
-    if image.path is not None:
-        return image.path
-    return re.sub(r"[^\w.-]+", "_", image.name) or "image"
-
-
 def store_path(backend: Any, image: ResolvedImage, folder: str) -> Path:
-    """Where the annotations of the shown plane of `image` lie.
+    """Where the annotations of `image` lie: beside it, or in `folder`.
 
-    Raises
-    ------
-    InputError
-        If the image has no place on disk and no folder is chosen.
+    Those of an image on the web or only in memory lie in the plugin's cache folder; the latter
+    beside its copy, and they are found again by its pixels. All planes of a volume share one store.
     """
-    if image.path is None and not folder:
-        raise InputError(
-            f"{image.name!r} is only in memory, so its annotations have no place beside it. "
-            "Choose a folder for them."
-        )
-    path = Path(backend.annotation_path(store_source(image), folder or None))
-    plane = "".join(f"_{axis}{index}" for axis, index in image.plane.items())
-    return path.with_name(path.name.replace(SUFFIX, f"{plane}{SUFFIX}")).absolute()
+    t = image.plane.get("t")
+    if image.identity:
+        copy = copy_path(image.name, image.identity, t, Path(folder) if folder else None)
+        return Path(backend.annotation_path(str(copy))).absolute()
+    is_remote = "://" in str(image.path)
+    place = folder or (copies_folder() if is_remote else None)
+    path = Path(backend.annotation_path(image.path, place))
+    moment = "" if t is None else f"_t{t}"
+    return path.with_name(path.name.replace(SUFFIX, f"{moment}{SUFFIX}")).absolute()
 
 
 # -- shapes ------------------------------------------------------------------------------
 
 
 def shape_polygons(
-    layer: Any, transform: ViewerTransform, value: int, make_polygon: Any
+    layer: Any, transform: ViewerTransform, value: int, make_polygon: Any,
+    viewer_point: Sequence[float] = (),
 ) -> list[Any]:
-    """Areas of a Shapes layer as polygons in world px; lines as wide as they are drawn."""
+    """Areas of a Shapes layer as polygons in world px; lines as wide as they are drawn.
+
+    Parameters
+    ----------
+    viewer_point
+        Where the sliders stand: the plane of shapes that have no z of their own.
+    """
     polygons: list[Any] = []
     for corners, kind, width in zip(
         layer.data, layer.shape_type, layer.edge_width, strict=True
@@ -169,8 +168,10 @@ def shape_polygons(
         for ring in shape_rings(outline[:, -2:], str(kind), float(width)):
             full = np.repeat(outline[:1], len(ring), axis=0)
             full[:, -2:] = ring
-            viewer_points = np.asarray([layer.data_to_world(point) for point in full])
-            polygons.append(make_polygon((transform.to_world(viewer_points),), value))
+            points = [viewer_place(layer, point, viewer_point) for point in full]
+            world = transform.to_world(points)
+            plane = round(float(world[0, 0])) if transform.num_axes > 2 else 0
+            polygons.append(make_polygon((world[:, -2:],), value, plane))
     return polygons
 
 
@@ -196,15 +197,16 @@ def _wide_line(begin: FloatArray, end: FloatArray, width: float) -> FloatArray:
 
 
 def layer_plane(layer: Any, index: Sequence[int]) -> Any:
-    """The plane (y, x) of a labels layer's full-resolution array."""
+    """The part of a labels layer's full-resolution array at `index` of its first axes."""
     array = layer.data[0] if layer.multiscale else layer.data
     return array[tuple(index)] if index else array
 
 
 def label_place(
-    layer: Any, transform: ViewerTransform, tolerance: float = 0.02
+    layer: Any, transform: ViewerTransform, viewer_point: Sequence[float] = (),
+    tolerance: float = 0.02,
 ) -> tuple[int, FloatArray]:
-    """Level and lower outer edge, world px, of a labels layer on an image.
+    """Level and lower outer edge (A,), world px, of a labels layer on an image.
 
     Raises
     ------
@@ -212,30 +214,32 @@ def label_place(
         If a pixel of the labels is not a whole number of image pixels.
     """
     ndim = layer.ndim
-    origin, one = np.zeros(ndim), np.zeros(ndim)
-    one[-2:] = 1
-    low = transform.to_world(layer.data_to_world(origin))
-    size = transform.to_world(layer.data_to_world(one)) - low
+    low = transform.to_world(viewer_place(layer, np.zeros(ndim), viewer_point))
+    high = transform.to_world(viewer_place(layer, np.ones(ndim), viewer_point))
+    size, depth = (high - low)[-2:], (high - low)[:-2]
     level = round(float(size.mean()))
-    if level < 1 or np.abs(size - level).max() > tolerance * level:
+    is_thick = ndim > 2 and depth.size and np.abs(depth - 1).max() > tolerance
+    if level < 1 or np.abs(size - level).max() > tolerance * level or is_thick:
         raise InputError(
             f"a pixel of {layer.name!r} is {size[0]:.3g} x {size[1]:.3g} image pixels; labels "
-            "can be imported whose pixels are whole numbers of image pixels. Set the scale of "
-            "the layer, or resample it."
+            "can be imported whose pixels are whole numbers of image pixels, plane by plane. Set "
+            "the scale of the layer, or resample it."
         )
-    corner: FloatArray = low - level / 2
+    half = np.array([0.5] * len(depth) + [level / 2] * 2)
+    corner: FloatArray = low - half
     return level, corner
 
 
 def distinct_values(array: Any, limit: int = 256, side: int = 2048) -> list[int] | None:
     """Values of a label array, block by block; None where there are more than `limit`."""
     found: set[int] = set()
-    for top in range(0, array.shape[0], side):
-        for left in range(0, array.shape[1], side):
-            block: NDArray[Any] = np.asarray(array[top : top + side, left : left + side])
-            found.update(int(v) for v in np.unique(block))
-            if len(found) > limit:
-                return None
+    rows, columns = (range(0, n, side) for n in array.shape[-2:])
+    for *plane, top, left in itertools.product(*map(range, array.shape[:-2]), rows, columns):
+        cut = (*plane, slice(top, top + side), slice(left, left + side))
+        block: NDArray[Any] = np.asarray(array[cut])
+        found.update(int(v) for v in np.unique(block))
+        if len(found) > limit:
+            return None
     return sorted(found)
 
 
@@ -251,16 +255,27 @@ def extend_table(table: Any, values: Iterable[int], make_class: Any) -> Any:
 
 
 def centre_of(place: Any) -> FloatArray:
-    """Middle of a remembered window, world px (y, x)."""
-    start, size = np.asarray(place.start[-2:]), np.asarray(place.size[-2:])
-    middle: FloatArray = (start + size / 2) * place.level - 0.5
+    """Middle of a remembered window, world px (A,)."""
+    start, size = np.asarray(place.start), np.asarray(place.size)
+    factors = np.array([1] * (len(start) - 2) + [place.level] * 2)
+    middle: FloatArray = (start + size / 2) * factors - 0.5
     return middle
 
 
 def window_text(place: Any) -> str:
     """A remembered window in the list."""
     height, width = (n * place.level for n in place.size[-2:])
-    return f"{place.name}\nlevel {place.level}, {height:,} x {width:,} px"
+    plane = f", plane {place.start[0]}" if len(place.start) > 2 else ""
+    return f"{place.name}{plane}\nlevel {place.level}, {height:,} x {width:,} px"
+
+
+def shown_box(layer: Any, transform: ViewerTransform, point: Sequence[float]) -> FloatArray | None:
+    """World px box (2, A) of what the canvas shows, in the one plane that sliders stand at."""
+    box = visible_box(layer, transform, point)
+    if box is not None and transform.num_axes > 2:
+        plane = np.round(transform.to_world(point)[0])
+        box[:, 0] = plane - 0.5, plane + 0.5
+    return box
 
 
 def overlay(picture: ArrayLike, labels: NDArray[Any], table: Any) -> NDArray[np.uint8]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-
-from numpy.typing import ArrayLike
 
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import annotate
@@ -27,7 +26,7 @@ class LayerImport:
     """
 
     def __init__(
-        self, backend: Any, session: AnnotationSession, layer: Any, viewer_point: ArrayLike
+        self, backend: Any, session: AnnotationSession, layer: Any, viewer_point: Sequence[float]
     ) -> None:
         if layer is None or METADATA_KEY in layer.metadata:
             raise InputError(
@@ -53,8 +52,12 @@ class LayerImport:
         if not isinstance(layer, Labels):
             raise InputError(f"{layer.name!r} is no labels layer. Choose one in the layer list.")
         transform = self._session.image.transform
-        self._level, self._corner = annotate.label_place(layer, transform)
-        index = list(plane_index(layer, self._point).values())
+        self._level, self._corner = annotate.label_place(layer, transform, self._point)
+        num_axes = transform.num_axes
+        if layer.ndim < num_axes:  # a plane, which goes where the sliders stand
+            self._array = annotate.layer_plane(layer, ())[None]
+            return
+        index = list(plane_index(layer, self._point, num_axes).values())
         self._array = annotate.layer_plane(layer, index)
 
     def table_for_labels(self) -> Any:
@@ -105,4 +108,5 @@ class LayerImport:
                 f"{layer.name!r} is no shapes layer with shapes. Choose one in the layer list."
             )
         transform = self._session.image.transform
-        return annotate.shape_polygons(layer, transform, value, self._backend.Polygon)
+        return annotate.shape_polygons(
+            layer, transform, value, self._backend.Polygon, self._point)

@@ -18,16 +18,17 @@ from napari_muvit.plugin.annotate import (
     centre_of,
     fitting_level,
     label_colors,
+    shown_box,
     store_path,
     window_size,
 )
+from napari_muvit.plugin.camera import center_view
 from napari_muvit.plugin.label_layers import class_features
+from napari_muvit.plugin.layer_copies import whole_image
 from napari_muvit.plugin.layers import (
     SOURCE_KEY,
     ResolvedImage,
     image_choices,
-    resolve_image,
-    visible_box,
 )
 from napari_muvit.plugin.notices import notifies
 
@@ -42,6 +43,9 @@ class OpenWindow:
         self.is_painting = False
         # In a tuple, or else napari would hand it back behind its proxy for plugins.
         layer.metadata = {**layer.metadata, METADATA_KEY: (self,)}
+        # napari leaves out pixels that show the label already, but below them may be others.
+        self._set_items = layer.data_setitem
+        layer.data_setitem = self._on_set
         # The paint event comes before the pixels change; this one after.
         layer.events.labels_update.connect(self._on_update)
         layer.mouse_drag_callbacks.append(self._on_drag)
@@ -52,6 +56,10 @@ class OpenWindow:
     @property
     def place(self) -> Any:
         return self.window.place
+
+    def _on_set(self, indices: Any, value: Any, refresh: bool = True) -> None:
+        self.window.touch(indices)
+        self._set_items(indices, value, refresh)
 
     @notifies
     def _on_update(self, event: Any = None) -> None:
@@ -118,13 +126,14 @@ class AnnotationSession:
 
     def open_at_view(self, viewer: Any, layer: Any, level: int | None = None) -> OpenWindow | None:
         """A window over what the canvas shows of the image `layer`; None if it shows nothing."""
-        box = visible_box(layer, self.image.transform)
+        box = shown_box(layer, self.image.transform, viewer.dims.point)
         if box is None:
             return None
         if level is None:
             level = fitting_level(
                 1 / float(viewer.scene.camera.zoom),
-                float(self.image.transform.viewer_per_px.mean()), float((box[1] - box[0]).max()),
+                float(self.image.transform.viewer_per_px[-2:].mean()),
+                float((box[1] - box[0])[-2:].max()),
             )
         window = self.store.window(corner=box[0], level=level, size=window_size(box, level))
         return self.show(viewer, window)
@@ -240,15 +249,14 @@ class AnnotationSession:
         return any(opened.is_painting for opened in self.windows.values())
 
     def center_on(self, viewer: Any, place: Any) -> None:
-        """Move the middle of the view to the world position `place` (y, x)."""
-        camera = viewer.scene.camera
-        middle = self.image.transform.to_viewer(place)
-        camera.center = (*[0.0] * (len(camera.center) - len(middle)), *middle.tolist())
+        """Move the middle of the view, and the sliders, to the world position `place` (A,)."""
+        center_view(viewer, self.image.transform, place)
 
     def jump(self, viewer: Any, place: Any, canvas_size: tuple[int, int]) -> None:
         """Move the camera so that a window fills the canvas of `canvas_size` (h, w) px."""
         self.center_on(viewer, centre_of(place))
-        sides = np.asarray(place.size[-2:]) * place.level * self.image.transform.viewer_per_px
+        per_px = self.image.transform.viewer_per_px[-2:]
+        sides = np.asarray(place.size[-2:]) * place.level * per_px
         viewer.scene.camera.zoom = float(np.min(np.asarray(canvas_size) / sides))
 
     def close(self) -> None:
@@ -314,7 +322,7 @@ def open_annotation_window(
     choices = [c for c in image_choices(viewer.layers) if layer is None or layer in c.layers]
     if not choices:
         raise InputError("the viewer has no such image layer. Open an image first.")
-    image = resolve_image(choices[-1], backend, viewer.dims.point)
+    image = whole_image(choices[-1], backend, viewer.dims.point)
     path = store_path(backend, image, folder)
     session = find_session(viewer.layers, path)
     if session is None:

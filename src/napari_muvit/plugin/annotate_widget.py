@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt, QTimer
-from qtpy.QtGui import QIcon, QImage, QPixmap
+from qtpy.QtCore import QSize, QTimer
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -25,11 +25,13 @@ from napari_muvit.plugin.annotate_session import AnnotationSession, OpenWindow, 
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.class_list import ClassList
 from napari_muvit.plugin.crops import render_crop
+from napari_muvit.plugin.crops_thumbnails import pixmap
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.instant_panel import InstantPanel
-from napari_muvit.plugin.layers import ResolvedImage
+from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
 from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
+from napari_muvit.plugin.remembered import recall_own, remember
 
 SAVE_MS = 500
 THUMBNAIL_SIDE = 72
@@ -62,10 +64,11 @@ class AnnotateWidget(DockWidget):
         self.picker = ImagePicker(self, "Image to annotate.")
         self.picker.changed.connect(self._on_image)
         self.folder = FolderPicker(
-            "Folder for the annotations of this image. Choose one for images in memory, on the "
-            "web or on a read-only disk.", "beside the image",
+            "Folder for the annotations of this image, remembered for it. Choose one for images "
+            "on a read-only disk; those of images in memory or on the web lie in the cache folder "
+            "of this plugin otherwise.", "beside the image",
         )
-        self.folder.changed.connect(self._on_image)
+        self.folder.changed.connect(self._on_folder)
         form = QFormLayout()
         form.addRow("Image", self.picker)
         form.addRow("Saved in", self.folder)
@@ -127,10 +130,30 @@ class AnnotateWidget(DockWidget):
     # -- image and store -----------------------------------------------------------------
 
     @notifies
-    def _on_image(self, text: str = "") -> None:
+    def _on_image(self) -> None:
+        """Another image is chosen: its own folder of annotations comes back."""
         self._leave()
-        self.image = self.picker.resolve(self.backend)
-        if self.image is not None and (self.image.path or self.folder.path):
+        self.image = None
+        choice = self.picker.choice
+        try:
+            depth = choice is not None and choice.has_depth
+            self.image = self.picker.resolve(self.backend, NUM_AXES + depth)
+        finally:
+            key = None if self.image is None else self.image.key
+            self.folder.show_path(str(recall_own(key, "annotations") or "") if key else "")
+            self.instant.show_image(key)
+            self._open_known()
+
+    @notifies
+    def _on_folder(self, text: str = "") -> None:
+        self._leave()
+        if self.image is not None:
+            remember(self.image.key, annotations=self.folder.path)
+        self._open_known()
+
+    def _open_known(self) -> None:
+        """The annotations that the image already has."""
+        if self.image is not None:
             path = annotate.store_path(self.backend, self.image, self.folder.path)
             self.session = find_session(self.viewer.layers, path)
             if self.session is None and path.exists():
@@ -328,7 +351,7 @@ class AnnotateWidget(DockWidget):
         if self.session is None or self.session.store is not store:
             return
         for index, picture in enumerate(pictures[: self.list.count()]):
-            self.list.item(index).setIcon(QIcon(_pixmap(picture)))
+            self.list.item(index).setIcon(QIcon(pixmap(picture, THUMBNAIL_SIDE)))
 
 
 def _count(store: Any) -> tuple[Any, dict[int, int]]:
@@ -352,23 +375,15 @@ class _Thumbnails:
         sides = np.asarray(place.size[-2:])
         ratio = max(1, int(np.ceil(sides.max() / THUMBNAIL_SIDE)))
         level = place.level * ratio
-        start = [n // ratio for n in place.start[-2:]]
-        size = [max(1, n // ratio) for n in sides.tolist()]
+        # Of a volume the window's middle plane.
+        plane = [low + n // 2 for low, n in zip(place.start[:-2], place.size[:-2], strict=True)]
+        start = [*plane, *(n // ratio for n in place.start[-2:])]
+        size = [*[1] * len(plane), *(max(1, n // ratio) for n in sides.tolist())]
         key = (store.path, place)
         if key not in self._pictures:
-            corner = np.asarray(start) * level - 0.5
+            factors = np.array([1] * len(plane) + [level] * 2)
+            corner = np.asarray(start) * factors - 0.5
             crop = image.pyramid.crop(corner=corner, levels=(level,), size=size)
             self._pictures[key] = render_crop(crop.image[0], crop.valid[0], image.display)
-        labels = store.read(level, start, size)
+        labels = store.read(level, start, size).reshape(size[-2:])
         return annotate.overlay(self._pictures[key], labels, store.classes)
-
-
-def _pixmap(picture: Any) -> QPixmap:
-    """A (H, W, 3) uint8 picture as an icon."""
-    height, width = picture.shape[:2]
-    data = np.ascontiguousarray(picture)
-    image = QImage(data.data, width, height, 3 * width, QImage.Format.Format_RGB888)
-    return QPixmap.fromImage(image.copy()).scaled(
-        THUMBNAIL_SIDE, THUMBNAIL_SIDE, Qt.AspectRatioMode.KeepAspectRatio,
-        Qt.TransformationMode.SmoothTransformation,
-    )

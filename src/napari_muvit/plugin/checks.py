@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_muvit.config import PRESETS, FinetuneConfig, PretrainConfig, RunConfig
 from napari_muvit.errors import InputError, MuvitError
+from napari_muvit.plugin.devices import DESK, DeviceDesk, training_words
 
 BYTES_PER_WEIGHT = 16
 """A float32 weight, its gradient and the two averages of AdamW."""
@@ -25,8 +26,11 @@ CLOSE_TO_ALL = 0.8
 GB = 1e9
 
 
-def advise(backend: Any, config: RunConfig) -> str:
-    """Sentences for a person: levels that do not fit an image, and memory (runs in a thread)."""
+def advise(backend: Any, config: RunConfig, desk: DeviceDesk = DESK) -> str:
+    """Sentences for a person before a run starts (runs in a thread).
+
+    Levels that do not fit an image, memory, and who else uses the device.
+    """
     said: list[str] = []
     ndim = 2
     for path in config.images:
@@ -46,7 +50,8 @@ def advise(backend: Any, config: RunConfig) -> str:
             continue
         if advice and (advice := advice[0].upper() + advice[1:]) not in said:
             said.append(advice)
-    return " ".join([*said, memory_text(config, ndim)])
+    said.append(memory_text(config, ndim))
+    return " ".join([*said, *training_words(backend, desk, config.device)])
 
 
 def memory_text(config: RunConfig, ndim: int = 2) -> str:

@@ -16,6 +16,7 @@ from napari_muvit.errors import InputError
 from napari_muvit.plugin import crops, engine, predict
 from napari_muvit.plugin.crops_layer import draw_boxes
 from napari_muvit.plugin.label_layers import class_kwargs
+from napari_muvit.plugin.layer_copies import whole_image
 from napari_muvit.plugin.layers import (
     ImageChoice,
     ResolvedImage,
@@ -42,7 +43,7 @@ def show_crops(
     levels, size
         Downsampling factors, and pixels of each crop.
     """
-    image, _ = _resolve(viewer, layer)
+    image, _ = resolve(viewer, layer, is_whole=False)
     middle = np.asarray(image.pyramid.extent).mean(axis=0)
     choice = crops.CropChoice(tuple(levels), size).moved(
         (middle if center is None else np.asarray(center, np.float64)).tolist()
@@ -77,7 +78,7 @@ def live_prediction(
     from napari_muvit.plugin.live import LiveSession
     from napari_muvit.plugin.preferences import cache_folder
 
-    image, layers = _resolve(viewer, layer)
+    image, layers = resolve(viewer, layer)
     backend = engine.default_backend()
     loaded = predict.load(backend, str(model))
     predict.check_fit(loaded, image)
@@ -98,31 +99,34 @@ def lazy_labels(
     viewer, model, layer, device
         See `live_prediction`.
     box
-        (2, 2) world px; by default what the canvas shows.
+        (2, A) world px, of a volume with z; by default what the canvas shows.
 
     Raises
     ------
     InputError
         If the box lies outside the image, or the model does not fit it.
     """
-    image, layers = _resolve(viewer, layer)
+    image, layers = resolve(viewer, layer)
     backend = engine.default_backend()
     loaded = predict.load(backend, str(model))
     predict.check_fit(loaded, image)
-    seen = visible_box(layers[0], image.transform) if box is None else np.asarray(box, np.float64)
+    seen = np.asarray(box, np.float64) if box is not None else (
+        visible_box(layers[0], image.transform, viewer.dims.point))
     if seen is None:
         raise InputError("the view shows no part of the image. Pass box, or move the image.")
     labels = backend.predict(image.pyramid, loaded.folder, device=device)
-    region = predict.plan_region(seen, labels.shape, loaded.factor_in(image.pyramid))
+    region = predict.plan_region(seen, labels.shape, loaded.factors_in(image.pyramid))
     part = tuple(slice(low, low + n) for low, n in zip(region.start, region.shape, strict=True))
-    place = {**image.transform.layer_kwargs(region.factor), "translate": region.offset()}
+    place = image.transform.layer_kwargs(region.factor, region.offset())
     return viewer.add_labels(
         labels[part], name=f"{image.name}: lazy prediction", **place, **class_kwargs(loaded.table)
     )
 
 
-def _resolve(viewer: Any, layer: Any) -> tuple[ResolvedImage, tuple[Any, ...]]:
-    """The image of a layer, and the layers that show it."""
+def resolve(
+    viewer: Any, layer: Any, is_whole: bool = True
+) -> tuple[ResolvedImage, tuple[Any, ...]]:
+    """The image of a layer, with all its planes or the one shown, and the layers that show it."""
     if isinstance(layer, str):
         layer = viewer.layers[layer]
     if layer is None:
@@ -132,4 +136,5 @@ def _resolve(viewer: Any, layer: Any) -> tuple[ResolvedImage, tuple[Any, ...]]:
         choice = choices[-1]
     else:
         choice = ImageChoice(layer.name, (layer,))
-    return resolve_image(choice, engine.default_backend(), viewer.dims.point), choice.layers
+    resolve = whole_image if is_whole else resolve_image
+    return resolve(choice, engine.default_backend(), viewer.dims.point), choice.layers

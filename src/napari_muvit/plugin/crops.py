@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +25,13 @@ LEVEL_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00"
 
 @dataclass(frozen=True)
 class CropChoice:
-    """Which nested crop: levels, crop size and the centre of the finest, world px."""
+    """Which nested crop: levels, crop size and the centre of the finest, world px.
+
+    The size is one number for an image, or one for each axis (z, y, x) of a volume.
+    """
 
     levels: tuple[float, ...] = (1, 4, 16)
-    size: int = 256
+    size: int | tuple[int, ...] = 256
     center: tuple[float, ...] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
@@ -43,10 +46,11 @@ class CropChoice:
         extents = crop_extents(self.levels, self.size, len(self.center))
         return place_boxes(extents, center=self.center)
 
-    def code(self, source: str | None) -> str:
-        """Python that reads the same crop."""
+    def code(self, source: str | None, plane: Mapping[str, int] | None = None) -> str:
+        """Python that reads the same crop; `plane` is the index along axes before it."""
+        chosen = "".join(f", {axis}={index}" for axis, index in (plane or {}).items())
         opened = (
-            f"muvit.open_pyramid({source!r})" if source
+            f"muvit.open_pyramid({source!r}{chosen})" if source
             else "muvit.open_pyramid(image)  # image: the array that napari shows"
         )
         center = ", ".join(f"{value:.1f}" for value in self.center)
@@ -80,10 +84,15 @@ def levels_text(levels: Sequence[float]) -> str:
 
 
 def box_corners(boxes: FloatArray) -> list[FloatArray]:
-    """Corners of each box, L arrays of (4, 2), (y, x) world px, clockwise from the lower."""
+    """Corners of each box, L arrays of (4, A), world px, clockwise from the lower.
+
+    Those of a volume lie in the middle plane.
+    """
     corners = []
+    middle = boxes[0, :, :-2].mean(axis=0)
     for (y0, x0), (y1, x1) in boxes[:, :, -2:]:
-        corners.append(np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]]))
+        flat = np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])
+        corners.append(np.hstack([np.tile(np.round(middle), (4, 1)), flat]))
     return corners
 
 
@@ -136,42 +145,75 @@ def render_crop(
     Parameters
     ----------
     image
-        (C, H, W) or (C, D, H, W) pixels; of a volume the middle plane is shown.
+        (C, H, W) or (C, D, H, W) pixels; of a volume the middle plane is shown, and below it
+        the middle section along z.
     valid
         (H, W) or (D, H, W) bool; padding is hatched.
     display
         One entry per channel; none for RGB, whose values are shown as they are.
     """
     if image.ndim == 4:
-        middle = image.shape[1] // 2
-        image, valid = image[:, middle], valid[middle]
-    if display:
-        picture = np.zeros((*image.shape[1:], 3))
-        for channel, shown in zip(image, display, strict=True):
-            low, high = shown.limits
-            span = (high - low) or 1.0
-            grey = np.clip((channel.astype(np.float64) - low) / span, 0, 1)
-            picture += grey[..., None] * np.asarray(shown.color)
-    else:
-        values = np.moveaxis(image[:3].astype(np.float64), 0, -1)
-        is_bytes = np.issubdtype(image.dtype, np.integer)
-        top = np.iinfo(image.dtype).max if is_bytes else 1.0
-        picture = values / top
+        depth, height = image.shape[1:3]
+        plane = render_crop(image[:, depth // 2], valid[depth // 2], display)
+        if depth == 1:
+            return plane
+        section = render_crop(image[:, :, height // 2], valid[:, height // 2], display)
+        # Each plane of the section as thick as a thumbnail can show.
+        thick = np.repeat(section, max(1, height // (4 * depth)), axis=0)
+        line = np.full((max(1, height // 64), plane.shape[1], 3), 255, np.uint8)
+        return np.concatenate([plane, line, thick])
+    picture = _colored(image, display)
     pixels: NDArray[np.uint8] = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
     rows, columns = np.indices(valid.shape)
     hatch = np.where((rows + columns) // 6 % 2, 60, 40).astype(np.uint8)
     return np.where(valid[..., None], pixels, hatch[..., None])
 
 
-def suggest_levels(image: FloatArray, size: int) -> tuple[float, ...]:
+def _colored(image: NDArray[Any], display: Sequence[ChannelDisplay]) -> FloatArray:
+    """Channels (C, H, W) in their colours, (H, W, 3), 0 to 1 and beyond."""
+    if not display:
+        values: FloatArray = np.moveaxis(image[:3].astype(np.float64), 0, -1)
+        is_integer = np.issubdtype(image.dtype, np.integer)
+        return values / (np.iinfo(image.dtype).max if is_integer else 1.0)
+    picture = np.zeros((*image.shape[1:], 3))
+    for channel, shown in zip(image, display, strict=True):
+        low, high = shown.limits
+        span = (high - low) or 1.0
+        grey = np.clip((channel.astype(np.float64) - low) / span, 0, 1)
+        picture += grey[..., None] * np.asarray(shown.color)
+    return picture
+
+
+MOST_AVERAGED = 16
+"""How many times smaller than the image's smallest array a suggested level may be."""
+
+
+MOST_READ = 4096
+"""Longest side, in pixels, of what is read for one crop without a hint that it is slow."""
+
+
+def suggest_levels(image: FloatArray, size: int, stored: float = np.inf) -> tuple[float, ...]:
     """Three levels that suit an image: full resolution, its surroundings, most of the image.
 
     Parameters
     ----------
     image
         (2, A) world px box of the image.
+    stored
+        Factor of the image's smallest array: levels far beyond would read most of its pixels.
     """
-    widest = float(np.max(image[1] - image[0])) / size
+    widest = min(float(np.max(image[1] - image[0])) / size, MOST_AVERAGED * stored)
     coarsest = max(0, int(np.floor(np.log2(max(widest, 1.0)))))
     exponents = sorted({0, round(coarsest / 2), coarsest})
     return parse_levels([2**exponent for exponent in exponents])
+
+
+def averaging_text(levels: Sequence[float], size: int, stored: float) -> str:
+    """A hint where levels have to be averaged from many pixels, else nothing."""
+    if max(levels) * size / stored <= MOST_READ:
+        return ""
+    return (
+        f"This image has no smaller copies of itself beyond level {stored:g}, so level "
+        f"{max(levels):g} is averaged from many pixels, which is slow. Convert it to OME-Zarr "
+        "(napari-muvit convert) to make it fast."
+    )

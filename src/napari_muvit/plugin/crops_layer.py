@@ -20,6 +20,8 @@ def draw_boxes(
     layer: Any = None,
 ) -> Any:
     """The Shapes layer that shows `boxes` (L, 2, A) world px; `layer` is used again if there."""
+    if layer is not None and layer.ndim != transform.num_axes and layer in viewer.layers:
+        viewer.layers.remove(layer)
     if layer is None or layer not in viewer.layers:
         layer = _add_layer(viewer, transform)
     colors = [crops.LEVEL_COLORS[i % len(crops.LEVEL_COLORS)] for i in range(len(boxes))]
@@ -39,7 +41,7 @@ def draw_boxes(
 def _add_layer(viewer: Any, transform: ViewerTransform) -> Any:
     active = viewer.layers.selection.active
     layer = viewer.add_shapes(
-        name=LAYER_NAME, ndim=2, features={"level": np.empty(0, dtype=object)},
+        name=LAYER_NAME, ndim=transform.num_axes, features={"level": np.empty(0, dtype=object)},
         text={"string": "{level}", "anchor": "upper_left", "size": 12},
         **transform.layer_kwargs(),
     )
@@ -50,5 +52,5 @@ def _add_layer(viewer: Any, transform: ViewerTransform) -> Any:
 
 def edge_width(viewer: Any, transform: ViewerTransform) -> float:
     """Width in world px of an edge that is `EDGE_PX` wide on the screen."""
-    per_px = float(transform.viewer_per_px.mean())
+    per_px = float(transform.viewer_per_px[-2:].mean())
     return EDGE_PX / float(viewer.scene.camera.zoom) / per_px

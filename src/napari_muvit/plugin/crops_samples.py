@@ -53,7 +53,7 @@ class SampleDrawer:
         if key != self._key:
             config = parse_config(PretrainConfig, {
                 "images": (image.path or image.name,), "levels": choice.levels,
-                "crop_size": (choice.size,), "output": "unused",
+                "crop_size": np.atleast_1d(choice.size).tolist(), "output": "unused",
             })
             self._source = backend.SampleSource([image.pyramid], config=config)
             self._key = key

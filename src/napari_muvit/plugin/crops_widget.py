@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QGuiApplication, QImage, QPixmap
+from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
     QFormLayout,
-    QGridLayout,
     QHeaderView,
-    QLabel,
     QLineEdit,
     QPushButton,
     QTableWidget,
@@ -27,15 +25,16 @@ from napari_muvit.plugin import crops
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.crops_layer import draw_boxes, edge_width
 from napari_muvit.plugin.crops_samples import SampleDrawer, ShownSample
+from napari_muvit.plugin.crops_thumbnails import Thumbnails
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
-from napari_muvit.plugin.layers import ResolvedImage
+from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 from napari_muvit.plugin.preferences import preference
+from napari_muvit.plugin.remembered import recall_own, remember
 
-THUMBNAIL_SIDE = 132
-THUMBNAILS_PER_ROW = 2
 LARGEST_EXPONENT = 10
 SIZE_STEP = 16
+LARGEST_DEPTH = 64
 GRAB_PX = 12
 """How near to the crop's centre, in screen pixels, a press takes hold of it."""
 
@@ -48,6 +47,7 @@ class CropsWidget(DockWidget):
         self.choice = crops.CropChoice()
         self.image: ResolvedImage | None = None
         self._shapes: Any = None
+        self._is_drawing = False
         self._reader = LatestTask(_read_crop)
         self._build()
         self._reader.finished.connect(self._on_crop)
@@ -68,24 +68,43 @@ class CropsWidget(DockWidget):
         self.picker = ImagePicker(self, "Image to crop. Channels of one file are offered together.")
         self.picker.changed.connect(self._on_image)
         self._build_levels()
-        self.size = QLabeledSlider(Qt.Orientation.Horizontal)
-        self.size.setRange(SIZE_STEP, 1024)
-        self.size.setSingleStep(SIZE_STEP)
-        self.size.setToolTip("Side of every level's crop, in pixels of that level.")
-        self.size.setValue(self.choice.size)
-        self.size.valueChanged.connect(self._on_size)
-        form = QFormLayout()
-        form.addRow("Image", self.picker)
-        form.addRow("Levels", self.levels_edit)
-        form.addRow("", self.levels_slider)
-        form.addRow("Crop size", self.size)
-        self.body.addLayout(form)
+        self._build_sizes()
+        self.form = QFormLayout()
+        self.form.addRow("Image", self.picker)
+        self.form.addRow("Levels", self.levels_edit)
+        self.form.addRow("", self.levels_slider)
+        self.form.addRow("Crop size", self.size)
+        self.form.addRow("Planes", self.depth)
+        self.body.addLayout(self.form)
         self.click = QCheckBox("Click places the crop")
         self.click.setToolTip("Click in the image to move the crops there; drag the inner box.")
         self.click.setChecked(True)
         self.follow = QCheckBox("Follow the cursor")
         self.follow.setToolTip("Move the crops with the mouse, without clicking.")
         self.body.addLayout(row(self.click, self.follow))
+        self._build_buttons()
+        self.thumbnails = Thumbnails()
+        self.body.addLayout(self.thumbnails)
+        self._build_table()
+        self.note = wrapped_label()
+        self.body.addWidget(self.note)
+        self.body.addStretch(1)
+
+    def _build_sizes(self) -> None:
+        self.size = QLabeledSlider(Qt.Orientation.Horizontal)
+        self.size.setRange(SIZE_STEP, 1024)
+        self.size.setSingleStep(SIZE_STEP)
+        self.size.setToolTip("Side of every level's crop, in pixels of that level.")
+        self.size.setValue(self._side)
+        self.size.valueChanged.connect(self._on_size)
+        self.depth = QLabeledSlider(Qt.Orientation.Horizontal)
+        self.depth.setRange(1, LARGEST_DEPTH)
+        self.depth.setToolTip("Planes of every level's crop: 1 for a model that reads planes, more "
+                              "for one that reads volumes.")
+        self.depth.setValue(1)
+        self.depth.valueChanged.connect(self._on_depth)
+
+    def _build_buttons(self) -> None:
         self.centre = QPushButton("Place in view")
         self.centre.setToolTip("Move the crops to the middle of what the canvas shows.")
         self.centre.clicked.connect(self._on_centre)
@@ -94,24 +113,15 @@ class CropsWidget(DockWidget):
         self.copy.clicked.connect(self._on_copy)
         self.body.addLayout(row(self.centre, self.copy))
         self.sample = QPushButton("As sampled in training")
-        self.sample.setToolTip(
-            "Draw a random nested crop exactly as training would read it: place, augmentation "
-            "and normalisation. Press again for another."
-        )
+        self.sample.setToolTip("Draw a random nested crop as training would read it: place, "
+                               "augmentation and normalisation. Press again for another.")
         self.sample.clicked.connect(self._on_sample)
         self.body.addWidget(self.sample)
-        self.thumbnails = QGridLayout()
-        self.body.addLayout(self.thumbnails)
-        self._build_table()
-        self.note = wrapped_label()
-        self.body.addWidget(self.note)
-        self.body.addStretch(1)
 
     def _build_levels(self) -> None:
         self.levels_edit = QLineEdit(crops.levels_text(self.choice.levels))
-        self.levels_edit.setToolTip(
-            "Downsampling factors that the model reads together, ascending: 1 is full resolution."
-        )
+        self.levels_edit.setToolTip("Downsampling factors that the model reads together, "
+                                    "ascending: 1 is full resolution.")
         self.levels_edit.editingFinished.connect(self._on_levels_text)
         self.levels_slider = QRangeSlider(Qt.Orientation.Horizontal)
         self.levels_slider.setRange(0, LARGEST_EXPONENT)
@@ -132,31 +142,85 @@ class CropsWidget(DockWidget):
         self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.body.addWidget(self.table)
 
+    @property
+    def _stored(self) -> float:
+        """Factor of the image's smallest array."""
+        return 1.0 if self.image is None else float(max(self.image.pyramid.factors[-1]))
+
     # -- choices -------------------------------------------------------------------------
 
     @notifies
     def _on_image(self) -> None:
-        self.image = self.picker.resolve(self.backend)
-        is_there = self.image is not None
-        choices = (self.levels_slider, self.levels_edit, self.size)
-        for widget in (self.centre, self.copy, self.sample, *choices):
-            widget.setEnabled(is_there)
+        self._show_depth()
+        self.image = None
+        try:
+            self.image = self.picker.resolve(self.backend, self._num_axes)
+        finally:
+            choices = (self.depth, self.levels_slider, self.levels_edit, self.size)
+            for widget in (self.centre, self.copy, self.sample, *choices):
+                widget.setEnabled(self.image is not None)
         if self.image is None:
             self.note.setText("Open an image to see its nested crops.")
             return
-        extent = np.asarray(self.image.pyramid.extent)
-        preferred = str(preference("levels", ""))
-        levels = crops.parse_levels_text(preferred) if preferred else (
-            crops.suggest_levels(extent, self.choice.size)
-        )
-        self.choice = crops.CropChoice(levels, self.choice.size, tuple(extent.mean(axis=0)))
+        self.choice = self._first_choice(self.image)
+        self.size.blockSignals(True)
+        self.size.setValue(self._side)
+        self.size.blockSignals(False)
         self._show_levels()
         self.update_crop()
+
+    def _first_choice(self, image: ResolvedImage) -> crops.CropChoice:
+        """Levels and size as they were last chosen for the image, else what suits it."""
+        extent = np.asarray(image.pyramid.extent)
+        size = int(recall_own(image.key, "crop_size") or self._side)
+        known = recall_own(image.key, "levels") or preference("levels", "")
+        levels = crops.parse_levels_text(str(known)) if known else (
+            crops.suggest_levels(extent, size, self._stored)
+        )
+        center = extent.mean(axis=0)
+        if len(center) > NUM_AXES:
+            center[0] = image.transform.to_world(self.viewer.dims.point)[0]
+        return crops.CropChoice(levels, self._size_of(size), tuple(center.tolist()))
+
+    @property
+    def _side(self) -> int:
+        """Side of the crop in pixels, whatever its depth."""
+        size = self.choice.size
+        return size if isinstance(size, int) else size[-1]
+
+    def _size_of(self, side: int) -> int | tuple[int, ...]:
+        return side if self._num_axes == NUM_AXES else (self.depth.value(), side, side)
+
+    @property
+    def _num_axes(self) -> int:
+        """2 where planes are cropped, 3 where volumes are."""
+        choice = self.picker.choice
+        is_volume = choice is not None and choice.has_depth and self.depth.value() > 1
+        return NUM_AXES + is_volume
+
+    def _show_depth(self) -> None:
+        choice = self.picker.choice
+        self.form.setRowVisible(self.depth, choice is not None and choice.has_depth)
+
+    def _on_depth(self, value: int) -> None:
+        center = self.choice.center[-NUM_AXES:]
+        self._on_image()
+        if self.image is not None:
+            lead = self.choice.center[:-NUM_AXES]
+            self.move_to((*lead, *center))
 
     @notifies
     def _on_plane(self, event: Any = None) -> None:
         """Another plane of a volume or series is shown: the same place in that plane."""
-        if self.image is not None and self.image.plane:
+        num_axes = 0 if self.image is None else self.image.transform.num_axes
+        if self._is_drawing or self.image is None or len(self.viewer.dims.point) < num_axes:
+            return  # the image is just being taken out of the viewer
+        if self._shapes is not None and self._shapes not in self.viewer.layers:
+            return  # so are the boxes: to draw them again would never let the viewer close
+        if num_axes > NUM_AXES:
+            plane = self.image.transform.to_world(self.viewer.dims.point)[0]
+            self.move_to((plane, *self.choice.center[1:]))
+        elif self.image.plane:
             self.image = self.picker.resolve(self.backend)
             self.update_crop()
 
@@ -175,7 +239,7 @@ class CropsWidget(DockWidget):
     def _on_size(self, value: int) -> None:
         stepped = max(1, round(value / SIZE_STEP)) * SIZE_STEP
         self.size.setValue(stepped)
-        self._set_choice(size=stepped)
+        self._set_choice(size=self._size_of(stepped))
 
     def _set_choice(self, **changes: Any) -> None:
         values = {"levels": self.choice.levels, "size": self.choice.size,
@@ -185,6 +249,9 @@ class CropsWidget(DockWidget):
             self.choice = choice
             self._show_levels()
             self.update_crop()
+            if self.image is not None:
+                text = crops.levels_text(choice.levels)
+                remember(self.image.key, levels=text, crop_size=self._side)
 
     def _show_levels(self) -> None:
         self.levels_edit.setText(crops.levels_text(self.choice.levels))
@@ -201,7 +268,9 @@ class CropsWidget(DockWidget):
     @notifies
     def _on_centre(self, checked: bool = False) -> None:
         if self.image is not None:
-            self.move_to(self.image.transform.to_world(self.viewer.scene.camera.center))
+            middle = self.viewer.scene.camera.center[-NUM_AXES:]
+            place = (*self.viewer.dims.point[:-NUM_AXES], *middle)
+            self.move_to(self.image.transform.to_world(place))
 
     def _on_move(self, viewer: Any, event: Any) -> None:
         if self.follow.isChecked() and self.image is not None:
@@ -249,7 +318,7 @@ class CropsWidget(DockWidget):
     @notifies
     def update_crop(self) -> None:
         """Draw the boxes now; read the crops in the background."""
-        if self.image is None:
+        if self.image is None or self._is_drawing:
             return
         boxes = self.choice.boxes()
         self._draw(boxes)
@@ -257,10 +326,15 @@ class CropsWidget(DockWidget):
         self._reader.request(self.image, self.choice)
 
     def _draw(self, boxes: Any) -> None:
-        if self.image is not None:
+        if self.image is None:
+            return
+        self._is_drawing = True  # layers that come and go move the sliders for a moment
+        try:
             self._shapes = draw_boxes(
                 self.viewer, self.image.transform, self.choice.levels, boxes, self._shapes
             )
+        finally:
+            self._is_drawing = False
 
     def _on_zoom(self, event: Any = None) -> None:
         is_shown = self._shapes is not None and self._shapes in self.viewer.layers
@@ -272,6 +346,7 @@ class CropsWidget(DockWidget):
             return
         size = self.image.transform.pixel_size_um
         rows = crops.box_rows(self.choice.levels, boxes, size)
+        self.table.horizontalHeaderItem(1).setText(f"From {', '.join('zyx'[-boxes.shape[2]:])}")
         self.table.setRowCount(len(rows))
         for index, texts in enumerate(rows):
             for column, text in enumerate(texts):
@@ -279,31 +354,19 @@ class CropsWidget(DockWidget):
         height = self.table.horizontalHeader().height() + 2
         height += sum(self.table.rowHeight(i) for i in range(len(rows)))
         self.table.setFixedHeight(height)
+        said = [crops.averaging_text(self.choice.levels, self._side, self._stored)]
         outside = crops.outside_share(boxes, np.asarray(self.image.pyramid.extent))
         worst = int(np.argmax(outside))
-        self.note.setText(
-            f"{outside[worst]:.0%} of the crop at level {self.choice.levels[worst]:g} lies "
-            "outside the image; it is filled and ignored." if outside[worst] > 0.5 else ""
-        )
+        if outside[worst] > 0.5:
+            said.append(
+                f"{outside[worst]:.0%} of the crop at level {self.choice.levels[worst]:g} lies "
+                "outside the image; it is filled and ignored."
+            )
+        self.note.setText(" ".join(text for text in said if text))
 
     @notifies
     def _on_crop(self, result: tuple[crops.CropChoice, list[Any]]) -> None:
-        self._show_pictures(*result)
-
-    def _show_pictures(self, choice: crops.CropChoice, pictures: list[Any]) -> None:
-        while (item := self.thumbnails.takeAt(0)) is not None:
-            item.widget().deleteLater()
-        for index, (level, picture) in enumerate(zip(choice.levels, pictures, strict=True)):
-            label = QLabel()
-            label.setPixmap(_pixmap(picture))
-            label.setToolTip(f"What the model sees at level {level:g}.")
-            color = crops.LEVEL_COLORS[index % len(crops.LEVEL_COLORS)]
-            label.setStyleSheet(f"border: 2px solid {color};")
-            label.setFixedSize(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-            caption = QLabel(f"level {level:g}")
-            line, column = divmod(index, THUMBNAILS_PER_ROW)
-            self.thumbnails.addWidget(caption, 2 * line, column)
-            self.thumbnails.addWidget(label, 2 * line + 1, column)
+        self.thumbnails.show_pictures(*result)
 
     @notifies
     def _on_sample(self, checked: bool = False) -> None:
@@ -316,14 +379,14 @@ class CropsWidget(DockWidget):
     def _on_sampled(self, sample: ShownSample) -> None:
         self._draw(sample.boxes)
         self._fill_table(sample.boxes)
-        self._show_pictures(sample.choice, sample.pictures)
+        self.thumbnails.show_pictures(sample.choice, sample.pictures)
         self.note.setText(
             f"Training sample {sample.number}: augmented and normalised, values 0 to 1."
         )
 
     def _on_copy(self, checked: bool = False) -> None:
-        path = None if self.image is None else self.image.path
-        QGuiApplication.clipboard().setText(self.choice.code(path))
+        if self.image is not None:
+            QGuiApplication.clipboard().setText(self.choice.code(self.image.path, self.image.plane))
         show_hint("The code for this crop is in the clipboard.")
 
 
@@ -337,15 +400,3 @@ def _read_crop(
         for pixels, valid in zip(crop.image, crop.valid, strict=True)
     ]
     return choice, pictures
-
-
-def _pixmap(picture: Any) -> QPixmap:
-    """A (H, W, 3) uint8 picture, scaled to a thumbnail."""
-    height, width = picture.shape[:2]
-    data = np.ascontiguousarray(picture)
-    image = QImage(data.data, width, height, 3 * width, QImage.Format.Format_RGB888)
-    side = THUMBNAIL_SIDE - 4
-    return QPixmap.fromImage(image.copy()).scaled(
-        side, side, Qt.AspectRatioMode.KeepAspectRatio,
-        Qt.TransformationMode.SmoothTransformation,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,13 @@ from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import engine
 from napari_muvit.plugin.layers import (
+    NUM_AXES,
     ImageChoice,
     ResolvedImage,
     ViewerTransform,
     image_choices,
     resolve_image,
+    viewer_place,
 )
 
 
@@ -149,12 +151,18 @@ class ImagePicker(QWidget):  # type: ignore[misc]
         if kept is None:
             self.changed.emit()
 
-    def resolve(self, backend: Any) -> ResolvedImage | None:
-        """The chosen image's pyramid at the plane that is shown, None when there is none."""
+    def resolve(self, backend: Any, num_axes: int = NUM_AXES) -> ResolvedImage | None:
+        """The chosen image's pyramid, None when there is none.
+
+        Parameters
+        ----------
+        num_axes
+            2 for the plane that is shown, 3 for the whole volume.
+        """
         choice = self.choice
         if choice is None:
             return None
-        return resolve_image(choice, backend, self._viewer.dims.point)
+        return resolve_image(choice, backend, self._viewer.dims.point, num_axes)
 
     def _on_index(self, index: int) -> None:
         self.changed.emit()
@@ -224,8 +232,15 @@ class RegionPicker(LayerPicker):
     kind = "Shapes"
     nothing = "whole image"
 
-    def box(self, transform: ViewerTransform) -> FloatArray | None:
+    def box(
+        self, transform: ViewerTransform, viewer_point: Sequence[float] = ()
+    ) -> FloatArray | None:
         """World px box (2, A) around the chosen layer's shapes: the selected, else all.
+
+        Parameters
+        ----------
+        viewer_point
+            Where the sliders stand: the plane of shapes that have none of their own.
 
         Raises
         ------
@@ -236,7 +251,7 @@ class RegionPicker(LayerPicker):
         if layer is None:
             return None
         chosen = sorted(layer.selected_data) or range(len(layer.data))
-        points = [transform.to_world(layer.data_to_world(corner))
+        points = [transform.to_world(viewer_place(layer, corner, viewer_point))
                   for index in chosen for corner in layer.data[index]]
         if not points:
             raise InputError(

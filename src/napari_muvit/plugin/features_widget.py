@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from qtpy.QtWidgets import QComboBox, QFormLayout, QProgressBar, QPushButton, QSpinBox
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QProgressBar,
+    QPushButton,
+    QSpinBox,
+)
 
 from napari_muvit.errors import InputError
-from napari_muvit.plugin import features
+from napari_muvit.plugin import features, features_layers
 from napari_muvit.plugin.background import Job, LatestTask
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.notices import notifies, show_failure
 from napari_muvit.plugin.preferences import preference
+from napari_muvit.plugin.priority import lower_thread
 
-MODES = ("Colours", "Groups")
 ALIKE, ATTENDED, NOTHING = CLICKS = ("what is alike", "what it attends to", "nothing")
+LOOK_MS = 400
+"""How often the view is compared with what was computed, while it is followed."""
 
 
 class FeaturesWidget(DockWidget):
@@ -28,23 +38,63 @@ class FeaturesWidget(DockWidget):
         super().__init__(napari_viewer, backend)
         self.model: features.LoadedEncoder | None = None
         self.job: Job | None = None
-        self.maps: list[features.FeatureMap] = []
+        self.maps: dict[float, features.FeatureMap] = {}
         self.image: ResolvedImage | None = None
+        self._cache: features.FeatureCache | None = None
+        self._key: tuple[Any, ...] = ()
+        self._box: Any = None
+        self._asked: Any = None
+        self._chosen: dict[float, Any] = {}
+        self._wide: list[float] = []
         self._build()
-        self._loader = LatestTask(features.load)
-        self._loader.finished.connect(self._on_loaded)
-        self._loader.failed.connect(self._on_load_failed)
-        self.destroyed.connect(self._loader.stop)
-        self._attender = LatestTask(features.attended)
-        self._attender.finished.connect(self._on_attended)
-        self._attender.failed.connect(show_failure)
-        self.destroyed.connect(self._attender.stop)
+        self._loader = self._task(features.load, self._on_loaded, self._on_load_failed)
+        self._attender = self._task(features.attended, self._on_attended, show_failure)
+        self._fitted = features.Painter()
+        self._painter = self._task(self._fitted.paint, self._on_painted, show_failure)
+        self._timer = QTimer(self)
+        self._timer.setInterval(LOOK_MS)
+        self._timer.timeout.connect(self._on_look)
         self.listen_mouse(self.viewer.mouse_drag_callbacks, self._on_click)
         self._show_state()
 
+    def _task(
+        self, function: Callable[..., Any], done: Callable[[Any], None],
+        failed: Callable[[BaseException], None],
+    ) -> LatestTask:
+        task = LatestTask(function)
+        task.finished.connect(done)
+        task.failed.connect(failed)
+        self.destroyed.connect(task.stop)
+        return task
+
     def _build(self) -> None:
+        self._build_choice()
+        self.compute = QPushButton("Compute in view")
+        self.compute.setToolTip(
+            "Compute the features of what the canvas shows, at every level, and choose colours "
+            "and groups anew."
+        )
+        self.compute.clicked.connect(self._on_compute)
+        self.follow = QCheckBox("Follow the view")
+        self.follow.setToolTip(
+            "Compute what comes into view while you move. Colours and groups keep their meaning."
+        )
+        self.follow.toggled.connect(self._on_follow)
+        self.cancel = QPushButton("Cancel")
+        self.cancel.setToolTip("Stop after the part in progress.")
+        self.cancel.clicked.connect(self._on_cancel)
+        self.body.addLayout(row(self.compute, self.follow, self.cancel))
+        self.progress = QProgressBar()
+        self.body.addWidget(self.progress)
+        self._build_click()
+        self.note = wrapped_label()
+        self.body.addWidget(self.note)
+        self.body.addStretch(1)
+
+    def _build_choice(self) -> None:
+        """Image, model, device, and how features are shown."""
         self.picker = ImagePicker(self, "Image whose features are shown.")
-        self.picker.changed.connect(self._show_state)
+        self.picker.changed.connect(self._on_image)
         self.folder = FolderPicker("Folder of a pretraining or fine-tuning run.", "run folder")
         self.folder.changed.connect(self._on_folder)
         self.device = QComboBox()
@@ -52,7 +102,7 @@ class FeaturesWidget(DockWidget):
         self.device.setToolTip("Where the model runs; auto takes a graphics card if there is one.")
         self.device.setCurrentText(str(preference("device", "auto")))
         self.mode = QComboBox()
-        self.mode.addItems(MODES)
+        self.mode.addItems(features.MODES)
         self.mode.setToolTip(
             "Colours: the three strongest directions of the features as red, green and blue, so "
             "that like places have like colours. Groups: like places in a number of groups."
@@ -69,15 +119,9 @@ class FeaturesWidget(DockWidget):
         form.addRow("Device", self.device)
         form.addRow("Show", row(self.mode, "groups", self.count))
         self.body.addLayout(form)
-        self.compute = QPushButton("Compute in view")
-        self.compute.setToolTip("Compute the features of what the canvas shows, at every level.")
-        self.compute.clicked.connect(self._on_compute)
-        self.cancel = QPushButton("Cancel")
-        self.cancel.setToolTip("Stop after the level in progress.")
-        self.cancel.clicked.connect(self._on_cancel)
-        self.body.addLayout(row(self.compute, self.cancel))
-        self.progress = QProgressBar()
-        self.body.addWidget(self.progress)
+
+    def _build_click(self) -> None:
+        """What a click shows, and in which layer of the encoder."""
         self.click = QComboBox()
         self.click.addItems(CLICKS)
         self.click.setToolTip(
@@ -87,20 +131,29 @@ class FeaturesWidget(DockWidget):
         )
         self.layer = QSpinBox()
         self.layer.setRange(1, 1)
-        self.layer.setToolTip("Layer of the encoder whose attention is shown; the last is nearest "
-                              "to the result.")
-        below = QFormLayout()
-        below.addRow("A click shows", self.click)
-        below.addRow("Layer", self.layer)
-        self.body.addLayout(below)
-        self.note = wrapped_label()
-        self.body.addWidget(self.note)
-        self.body.addStretch(1)
+        self.layer.setToolTip(
+            "Layer of the encoder whose attention is shown; the last is nearest to the result.")
+        self.layer.valueChanged.connect(self._on_layer)
+        form = QFormLayout()
+        form.addRow("A click shows", self.click)
+        form.addRow("Layer", self.layer)
+        self.body.addLayout(form)
 
     # -- computing -----------------------------------------------------------------------
 
+    def _on_image(self) -> None:
+        self._forget()
+        self._show_state()
+
+    def _forget(self) -> None:
+        """Another image or model: nothing that was computed counts any more."""
+        self.maps, self._chosen, self._cache, self._box, self._asked = {}, {}, None, None, None
+        if self.job is not None:
+            self.job.cancel()
+
     def _on_folder(self, text: str = "") -> None:
         self.model = None
+        self._forget()
         self.note.setText("")
         if self.folder.path:
             self.note.setText("Loading the model …")
@@ -122,22 +175,27 @@ class FeaturesWidget(DockWidget):
 
     @notifies
     def _on_compute(self, checked: bool = False) -> None:
-        image, model = self.picker.resolve(self.backend), self.model
-        choice = self.picker.choice
+        self._fitted.forget()
+        self._chosen = {}
+        self._compute()
+
+    def _compute(self) -> None:
+        """Compute what is in view, in the background."""
+        image, model, choice = self.picker.resolve(self.backend), self.model, self.picker.choice
         if image is None or model is None or choice is None:
             raise InputError("choose an image and the folder of a run first.")
         box = visible_box(choice.layers[0], image.transform)
         if box is None:
             raise InputError("the view shows no part of the image. Move the image into the view.")
-        backend, device = self.backend, self.device.currentText()
-
-        def generate() -> Iterator[features.FeatureMap]:
-            return features.compute_maps(backend, image, model, box, device)
-
-        self.image, self.maps = image, []
+        device, plane = self.device.currentText(), tuple(self.viewer.dims.current_step[:-2])
+        cache, key = self._cache, (choice.name, plane, device)
+        if cache is None or key != self._key:
+            cache = features.FeatureCache(self.backend, image, model, device)
+        self._cache, self._key, self.image, self._box = cache, key, image, box
+        self._wide = []
         self.progress.setRange(0, len(model.levels))
         self.progress.setValue(0)
-        self.job = Job(generate)
+        self.job = Job(lambda: _giving_way(cache, box))
         self.job.reported.connect(self._on_map)
         self.job.ended.connect(self._on_ended)
         self.destroyed.connect(self.job.cancel)
@@ -145,20 +203,59 @@ class FeaturesWidget(DockWidget):
         self._show_state()
 
     @notifies
-    def _on_map(self, found: features.FeatureMap) -> None:
-        self.maps.append(found)
-        self.progress.setValue(len(self.maps))
-        self._show_map(found)
+    def _on_follow(self, checked: bool) -> None:
+        if checked:
+            self._timer.start()
+        else:
+            self._timer.stop()
+
+    def _on_look(self) -> None:
+        """Compute again where the view has moved; what is under way for another view is left."""
+        choice = self.picker.choice
+        if choice is None or self.model is None:
+            return
+        try:
+            image = self.image or self.picker.resolve(self.backend)
+            box = None if image is None else visible_box(choice.layers[0], image.transform)
+            if box is None or (self._box is not None and np.allclose(box, self._box, atol=1)):
+                return
+            if self.job is not None:
+                self.job.cancel()
+            else:
+                self._compute()
+        except Exception as error:  # noqa: BLE001 - said once, not at every look
+            self.follow.setChecked(False)
+            show_failure(error)
+
+    @notifies
+    def _on_map(self, found: features.FeatureMap | features.TooWide) -> None:
+        if self.job is None or self.job.is_cancelled or self._cache is None:
+            return
+        if isinstance(found, features.TooWide):
+            self._wide.append(found.level)
+            self.maps.pop(found.level, None)
+        elif found.is_whole:
+            self.maps[found.level] = found
+            self._show_maps()
+            self._show_alike(found)
+        else:
+            return
+        self.progress.setValue(len(self.maps) + len(self._wide))
 
     def _on_ended(self, error: BaseException | None) -> None:
         self.job = None
         self._show_state()
         if error is not None:
+            self.follow.setChecked(False)
             show_failure(error)
+        elif self._wide:
+            levels = ", ".join(f"{level:g}" for level in self._wide)
+            self.note.setText(f"The view is too wide for level {levels}: zoom in to see it.")
         elif self.maps:
             self.note.setText("Click in the image to see what the encoder finds alike.")
 
     def _on_cancel(self, checked: bool = False) -> None:
+        self.follow.setChecked(False)
         if self.job is not None:
             self.job.cancel()
 
@@ -166,6 +263,7 @@ class FeaturesWidget(DockWidget):
         is_running = self.job is not None
         is_ready = self.model is not None and self.picker.choice is not None
         self.compute.setEnabled(is_ready and not is_running)
+        self.follow.setEnabled(is_ready)
         self.cancel.setEnabled(is_running)
         if not is_running:
             self.progress.setRange(0, 1)
@@ -173,19 +271,19 @@ class FeaturesWidget(DockWidget):
 
     # -- layers --------------------------------------------------------------------------
 
-    @notifies
     def _show_maps(self, value: Any = None) -> None:
-        for found in self.maps:
-            self._show_map(found)
+        if self.maps:
+            self._painter.request(
+                list(self.maps.values()), self.mode.currentText(), self.count.value())
 
-    def _show_map(self, found: features.FeatureMap) -> None:
-        name = f"features, level {found.level:g}"
-        if self.mode.currentText() == "Groups":
-            data: Any = features.groups(found.values, self.count.value())
-            self._show_layer(name, "labels", data, found, opacity=0.6)
-        else:
-            data = features.pca_colours(found.values)
-            self._show_layer(name, "image", data, found, rgb=True, opacity=0.7)
+    @notifies
+    def _on_painted(self, paintings: list[features.Painting]) -> None:
+        for painting in paintings:
+            found = painting.found
+            if self.maps.get(found.level) is not found:
+                continue
+            if self.image is not None:
+                features_layers.show_painting(self.viewer, self.image, painting)
 
     def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
         """A click, not a drag, asks what is alike there."""
@@ -205,15 +303,17 @@ class FeaturesWidget(DockWidget):
         if self.image is None:
             return
         place = self.image.transform.to_world(viewer_position)
-        for found in self.maps:
+        for found in self.maps.values():
             patch = found.patch_at(place)
-            if patch is None:
-                continue
-            self._show_layer(
-                f"alike, level {found.level:g}", "image",
-                features.likeness(found.values, patch), found, colormap="inferno",
-                contrast_limits=(0.0, 1.0), opacity=0.6, blending="translucent_no_depth",
-            )
+            if patch is not None:
+                self._chosen[found.level] = found.values[(slice(None), *patch)].copy()
+                self._show_alike(found)
+
+    def _show_alike(self, found: features.FeatureMap) -> None:
+        """Show what is like the place that was clicked on, also after the view has moved."""
+        if found.level in self._chosen and self.image is not None:
+            features_layers.show_alike(
+                self.viewer, self.image, found, self._chosen[found.level])
 
     @notifies
     def show_attended(self, viewer_position: Any) -> None:
@@ -221,39 +321,29 @@ class FeaturesWidget(DockWidget):
         image, model = self.picker.resolve(self.backend), self.model
         if image is None or model is None:
             raise InputError("choose an image and the folder of a run first.")
-        self.image = image
+        self.image, self._asked = image, viewer_position
         place = image.transform.to_world(viewer_position)
         self._attender.request(self.backend, image, model, place, self.layer.value() - 1,
                                self.device.currentText())
 
+    def _on_layer(self, number: int) -> None:
+        """Show the attention of another layer at the place that was clicked on."""
+        if self._asked is not None and self.click.currentText() == ATTENDED:
+            self.show_attended(self._asked)
+
     @notifies
     def _on_attended(self, found: list[features.AttendedLevel]) -> None:
+        if self.image is None:
+            return
         for part in found:
-            self._place_layer(
-                f"attended, level {part.level:g}", "image", part.weights, part.factor,
-                part.offset, colormap="inferno", opacity=0.6, blending="translucent_no_depth",
-                contrast_limits=(0.0, float(part.weights.max()) or 1.0),
-            )
+            features_layers.show_attended(self.viewer, self.image, part)
         shares = ", ".join(f"level {part.level:g}: {part.share:.0%}" for part in found[::-1])
         self.note.setText(f"Attention in layer {self.layer.value()} goes to {shares}.")
 
-    def _show_layer(
-        self, name: str, kind: str, data: Any, found: features.FeatureMap, **style: Any
-    ) -> None:
-        """A layer of one value for each patch, in the place of the one of the same name."""
-        self._place_layer(name, kind, data, found.region.factor, found.region.offset(), **style)
 
-    def _place_layer(
-        self, name: str, kind: str, data: Any, factor: Any, offset: Any, **style: Any
-    ) -> None:
-        if self.image is None:
-            return
-        if name in self.viewer.layers:
-            self.viewer.layers.remove(name)
-        place = {**self.image.transform.layer_kwargs(), "scale": np.broadcast_to(factor, 2),
-                 "translate": np.asarray(offset)}
-        active = self.viewer.layers.selection.active
-        add = self.viewer.add_labels if kind == "labels" else self.viewer.add_image
-        add(data, name=name, **place, **style)
-        if active is not None and active in self.viewer.layers:
-            self.viewer.layers.selection.active = active
+def _giving_way(
+    cache: features.FeatureCache, box: Any
+) -> Iterator[features.FeatureMap | features.TooWide]:
+    """Features of a region, computed with what the viewer leaves of the processor."""
+    lower_thread()
+    yield from cache.maps(box)

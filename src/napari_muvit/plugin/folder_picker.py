@@ -35,6 +35,11 @@ class FolderPicker(QWidget):  # type: ignore[misc]
         self.line.setText(path)
         self._on_edited()
 
+    def show_path(self, path: str) -> None:
+        """Show `path` without reporting it."""
+        self.line.setText(path)
+        self._reported = path
+
     def _on_edited(self) -> None:
         if self.path != self._reported:
             self._reported = self.path

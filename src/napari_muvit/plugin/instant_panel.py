@@ -11,14 +11,15 @@ from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import aligned_offset
-from napari_muvit.plugin.annotate import fitting_level
+from napari_muvit.plugin.annotate import fitting_level, shown_box
 from napari_muvit.plugin.annotate_session import AnnotationDock, AnnotationSession
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.label_layers import class_kwargs
-from napari_muvit.plugin.layers import visible_box
+from napari_muvit.plugin.live_layers import find_live
 from napari_muvit.plugin.notices import notifies, sentence, show_failure
+from napari_muvit.plugin.remembered import recall_own, remember
 
 LOOK_MS = 200
 LARGEST_VIEW = 1600
@@ -31,8 +32,8 @@ class _Request:
 
     num_changed: int
     level: int
-    start: tuple[int, int]
-    size: tuple[int, int]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
 
 
 class _Engines:
@@ -71,7 +72,10 @@ class InstantPanel(QWidget):  # type: ignore[misc]
         )
         self.switch.toggled.connect(self._on_switched)
         self.next = QPushButton("Next uncertain place")
-        self.next.setToolTip("Move to the place in view where the prediction is least certain.")
+        self.next.setToolTip(
+            "Move to where the prediction is least certain: of all that live prediction has "
+            "seen, or of the view in instant prediction."
+        )
         self.next.clicked.connect(self._on_next)
         self.folder = FolderPicker(
             "Run or model folder whose features instant prediction uses too, for example of a "
@@ -87,7 +91,6 @@ class InstantPanel(QWidget):  # type: ignore[misc]
         self._timer = QTimer(self)
         self._timer.setInterval(LOOK_MS)
         self._timer.timeout.connect(self._on_look)
-        self.next.setEnabled(False)
 
     def stop(self) -> None:
         """Leave instant mode and take its layer away."""
@@ -97,7 +100,6 @@ class InstantPanel(QWidget):  # type: ignore[misc]
     def _on_switched(self, is_on: bool) -> None:
         self._asked = self._result = None
         self.note.setText("")
-        self.next.setEnabled(False)
         if is_on:
             self._task = LatestTask(_Engines(self._dock.backend).predict)
             self._task.finished.connect(self._on_result)
@@ -113,6 +115,13 @@ class InstantPanel(QWidget):  # type: ignore[misc]
 
     def _on_folder(self, path: str = "") -> None:
         self._asked = None
+        if self._dock.session is not None:
+            remember(self._dock.session.image.key, features=self.folder.path)
+
+    def show_image(self, key: str | None) -> None:
+        """The features that were last used on an image."""
+        known = recall_own(key, "features") if key else ""
+        self.folder.show_path(str(known or ""))
 
     @notifies
     def _on_look(self) -> None:
@@ -125,22 +134,24 @@ class InstantPanel(QWidget):  # type: ignore[misc]
             self._task.request(session, self.folder.path, request)
 
     def _request(self, session: AnnotationSession) -> _Request | None:
-        choice = self._dock.picker.choice
-        transform = session.image.transform
-        box = None if choice is None else visible_box(choice.layers[0], transform)
+        choice, viewer = self._dock.picker.choice, self._dock.viewer
+        transform, point = session.image.transform, viewer.dims.point
+        box = None if choice is None else shown_box(choice.layers[0], transform, point)
         if box is None:
             return None
-        zoom = float(self._dock.viewer.scene.camera.zoom)
+        lead = tuple(np.round(box[:, :-2].mean(axis=0)).astype(int).tolist())
+        box = box[:, -2:]
         longest = float((box[1] - box[0]).max())
-        level = fitting_level(1 / zoom, float(transform.viewer_per_px.mean()), longest)
+        per_px = float(transform.viewer_per_px[-2:].mean())
+        level = fitting_level(1 / float(viewer.scene.camera.zoom), per_px, longest)
         while longest / level > LARGEST_VIEW:
             level *= 2
-        shape = np.asarray(session.store.arrays.level_shape(level))
+        shape = np.asarray(session.store.arrays.level_shape(level))[-2:]
         low = np.clip(np.floor((box[0] + 0.5) / level), 0, shape - 1).astype(int)
         high = np.clip(np.ceil((box[1] + 0.5) / level), low + 1, shape).astype(int)
-        start, size = low.tolist(), (high - low).tolist()
+        size = (high - low).tolist()
         return _Request(
-            session.num_changed, level, (start[0], start[1]), (size[0], size[1])
+            session.num_changed, level, (*lead, *low.tolist()), (*[1] * len(lead), *size)
         )
 
     @notifies
@@ -149,28 +160,30 @@ class InstantPanel(QWidget):  # type: ignore[misc]
         if session is not self._dock.session or not self.switch.isChecked():
             return
         self._result = result
-        self.next.setEnabled(True)
         certain = float(result.confidence.mean())
         self.note.setText(f"Mean certainty of the view: {certain:.0%}.")
         self._show(session, result)
 
     def _show(self, session: AnnotationSession, result: Any) -> None:
+        lead = len(result.plane)
         offset = np.asarray(result.start) * result.level + aligned_offset(result.level)
+        labels = result.labels.reshape(*[1] * lead, *result.labels.shape)
         colors = class_kwargs(session.store.classes)
         layer, viewer = self._layer, self._dock.viewer
         if layer is None or layer not in viewer.layers:
-            layer = self._layer = self._add_layer(session, result, colors)
+            layer = self._layer = self._add_layer(session, labels, colors)
         else:
-            layer.data = result.labels
+            layer.data = labels
             layer.colormap, layer.features = colors["colormap"], colors["features"]
-        layer.scale, layer.translate = [result.level] * 2, offset
+        layer.scale = [*[1] * lead, result.level, result.level]
+        layer.translate = [*result.plane, *offset]
         layer.editable = False
 
-    def _add_layer(self, session: AnnotationSession, result: Any, colors: dict[str, Any]) -> Any:
+    def _add_layer(self, session: AnnotationSession, labels: Any, colors: dict[str, Any]) -> Any:
         viewer = self._dock.viewer
         active = viewer.layers.selection.active
         layer = viewer.add_labels(
-            result.labels, name=f"{session.image.name}: instant prediction", opacity=0.35,
+            labels, name=f"{session.image.name}: instant prediction", opacity=0.35,
             multiscale=False, **session.image.transform.layer_kwargs(), **colors,
         )
         # Below the windows, so that what is painted stays visible.
@@ -197,6 +210,17 @@ class InstantPanel(QWidget):  # type: ignore[misc]
     @notifies
     def _on_next(self, checked: bool = False) -> None:
         session = self._dock.session
-        if session is None or self._result is None:
-            raise InputError("there is no instant prediction yet. Paint two classes first.")
-        session.center_on(self._dock.viewer, self._result.most_uncertain())
+        if session is None:
+            return
+        viewer = self._dock.viewer
+        live = find_live(viewer.layers, session.image.key)
+        if live is not None:
+            place = live.next_uncertain()
+        elif self._result is not None:
+            place = self._result.most_uncertain()
+        else:
+            raise InputError(
+                "nothing is predicted yet. Paint two classes with instant prediction switched on, "
+                "or start live prediction in MuViT: Predict."
+            )
+        session.center_on(viewer, place)

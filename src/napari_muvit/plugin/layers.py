@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from napari_muvit.errors import InputError, MuvitError, SourceError
+from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.geometry import FloatArray
+from napari_muvit.plugin.layer_arrays import arrays_of, identity_of, open_arrays, shape_of
+from napari_muvit.plugin.stored_images import stored_copy
 
 SOURCE_KEY = "muvit_source"
 """Key of a layer's metadata under which this plugin's readers note the path."""
 
+RESULT_KEY = "muvit_result"
+"""Key of the metadata of layers that show a result, which are no images to work on."""
+
 NUM_AXES = 2
-"""Spatial axes of what the widgets work on: a plane of the image, (y, x)."""
+"""Spatial axes of a plane of the image, (y, x); a volume has three."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +73,19 @@ class ViewerTransform:
         sizes = zip(self.viewer_per_px, factors, strict=True)
         return tuple(float(size) * float(factor) for size, factor in sizes)  # type: ignore[arg-type]
 
-    def layer_kwargs(self, factor: float = 1.0, offset: float = 0.0) -> dict[str, Any]:
+    def layer_kwargs(self, factor: ArrayLike = 1.0, offset: ArrayLike = 0.0) -> dict[str, Any]:
         """Arguments that put a new layer on the image.
 
         Parameters
         ----------
         factor
-            World px for one pixel of the new layer.
+            World px for one pixel of the new layer, one number or (A,).
         offset
-            World position of the centre of its pixel 0.
+            World position of the centre of its pixel 0, one number or (A,).
         """
         return {
-            "scale": [factor] * self.num_axes,
-            "translate": [offset] * self.num_axes,
+            "scale": np.broadcast_to(np.asarray(factor, np.float64), self.num_axes).tolist(),
+            "translate": np.broadcast_to(np.asarray(offset, np.float64), self.num_axes).tolist(),
             "affine": self.matrix,
             "units": self.units,
         }
@@ -131,6 +137,14 @@ def viewer_transform(layer: Any, num_axes: int = NUM_AXES) -> ViewerTransform:
     return ViewerTransform(matrix, tuple(str(unit) for unit in layer.units[lead:]))
 
 
+def viewer_place(layer: Any, point: ArrayLike, viewer_point: Sequence[float] = ()) -> FloatArray:
+    """Viewer coordinates of a layer's data point, with the sliders' for axes it lacks."""
+    place = np.asarray(layer.data_to_world(point), np.float64)
+    missing = max(0, len(viewer_point) - len(place))
+    full: FloatArray = np.concatenate([np.asarray(viewer_point, np.float64)[:missing], place])
+    return full
+
+
 def _cosines(linear: FloatArray) -> FloatArray:
     unit = linear / np.linalg.norm(linear, axis=0)
     cosines: FloatArray = unit.T @ unit
@@ -146,8 +160,26 @@ class ImageChoice:
 
     @property
     def path(self) -> str | None:
-        """File or URL that the layers were read from."""
-        return source_path(self.layers[0])
+        """File or URL that the layers were read from; None for memory and for several files."""
+        paths = {source_path(layer) for layer in self.layers}
+        return paths.pop() if len(paths) == 1 else None
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether the image is a stack of planes along z."""
+        layer = self.layers[0]
+        lead = layer.ndim - NUM_AXES
+        return "z" in _lead_names(layer)[:lead] and shape_of(layer)[lead - 1] > 1
+
+    @property
+    def key(self) -> str:
+        """What choices for this image are remembered under."""
+        return self.path or self.identity
+
+    @property
+    def identity(self) -> str:
+        """A digest of the pixels (of a sample of them), which names images without a file."""
+        return identity_of([array for layer in self.layers for array in arrays_of(layer)[:1]])
 
 
 def source_path(layer: Any) -> str | None:
@@ -157,42 +189,39 @@ def source_path(layer: Any) -> str | None:
 
 
 def image_choices(layers: Iterable[Any]) -> list[ImageChoice]:
-    """The images among `layers`, newest last; channels of one file come as one choice.
+    """The images among `layers`, newest last; channels come as one choice as well.
 
     Layers are channels of one image when they were read from the same path and agree in
-    shape and place. Each channel alone follows its image.
+    shape and place. All layers that agree in shape, type and place can be taken as the
+    channels of one image too. Each layer alone follows.
     """
     from napari.layers import Image
 
-    images = [layer for layer in layers if isinstance(layer, Image)]
-    groups: dict[Any, list[Any]] = {}
+    images = [layer for layer in layers
+              if isinstance(layer, Image) and RESULT_KEY not in layer.metadata]
+    files: dict[Any, list[Any]] = {}
+    alike: dict[Any, list[Any]] = {}
     for layer in images:
-        path = source_path(layer)
-        key = id(layer) if path is None or layer.rgb else (path, _shape(layer), _place(layer))
-        groups.setdefault(key, []).append(layer)
-    choices: list[ImageChoice] = []
-    for members in groups.values():
+        path, place = source_path(layer), (shape_of(layer), _place(layer))
+        is_channel = not layer.rgb
+        files.setdefault((path, place) if path and is_channel else id(layer), []).append(layer)
+        if is_channel:
+            alike.setdefault((place, str(layer.dtype), len(arrays_of(layer))), []).append(layer)
+    stacks = [members for members in alike.values() if len(members) > 1]
+    choices = [ImageChoice(f"{len(members)} layers as channels", tuple(members))
+               for members in stacks if members not in files.values()]
+    for members in files.values():
         if len(members) > 1:
-            name = f"{_group_name(members)} ({len(members)} channels)"
+            name = f"{PurePath(str(source_path(members[0]))).name} ({len(members)} channels)"
             choices.append(ImageChoice(name, tuple(members)))
         choices += [ImageChoice(member.name, (member,)) for member in members]
     return choices
-
-
-def _shape(layer: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in layer.level_shapes[0]) if layer.multiscale else layer.data.shape
 
 
 def _place(layer: Any) -> tuple[float, ...]:
     corner = layer.data_to_world(np.zeros(layer.ndim))
     end = layer.data_to_world(np.ones(layer.ndim))
     return tuple(round(float(value), 9) for value in (*corner, *end))
-
-
-def _group_name(members: Sequence[Any]) -> str:
-    from pathlib import PurePath
-
-    return PurePath(str(source_path(members[0]))).name
 
 
 @dataclass(frozen=True)
@@ -218,7 +247,11 @@ class ResolvedImage:
     path
         What reopens the image from a script, None for images in memory.
     plane
-        Index along each axis before the plane, by axis name.
+        Index along each axis before the pyramid's, by axis name.
+    identity
+        Digest of the pixels, for images in memory.
+    key
+        What choices for this image are remembered under.
     """
 
     name: str
@@ -227,9 +260,16 @@ class ResolvedImage:
     display: tuple[ChannelDisplay, ...]
     path: str | None
     plane: dict[str, int] = field(default_factory=dict)
+    identity: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.identity or str(self.path)
 
 
-def resolve_image(choice: ImageChoice, backend: Any, viewer_point: ArrayLike) -> ResolvedImage:
+def resolve_image(
+    choice: ImageChoice, backend: Any, viewer_point: ArrayLike, num_axes: int = NUM_AXES
+) -> ResolvedImage:
     """The pyramid behind `choice`, from its file where possible, else from its arrays.
 
     Parameters
@@ -238,6 +278,8 @@ def resolve_image(choice: ImageChoice, backend: Any, viewer_point: ArrayLike) ->
         Has ``open_pyramid`` and ``pyramid_from_arrays`` as in ``napari_muvit.api``.
     viewer_point
         Where the sliders stand, viewer coordinates; chooses the plane of a volume or series.
+    num_axes
+        2 for the plane that is shown, 3 for the whole volume.
 
     Raises
     ------
@@ -245,131 +287,82 @@ def resolve_image(choice: ImageChoice, backend: Any, viewer_point: ArrayLike) ->
         If the layer cannot be used, with the reason and what to do.
     """
     first = choice.layers[0]
-    if first.ndim < NUM_AXES:
-        raise InputError(f"layer {first.name!r} has {first.ndim} axis; an image needs y and x.")
-    transform = viewer_transform(first)
-    plane = plane_index(first, viewer_point)
-    pyramid, path = _reopen(choice, backend, plane), choice.path
+    if first.ndim < num_axes:
+        raise InputError(f"layer {first.name!r} has {first.ndim} axes; {num_axes} are needed.")
+    transform = viewer_transform(first, num_axes)
+    plane = plane_index(first, viewer_point, num_axes)
+    path = choice.path
+    identity = choice.identity if path is None else ""
+    if path is None:
+        path = stored_copy(choice.name, identity, plane.get("t"))
+    pyramid = _reopen(choice, path, backend, plane, num_axes)
     if pyramid is None:
         path = None
-        pyramid = _from_arrays(choice, backend, plane, transform)
+        pyramid = open_arrays(choice, backend, plane, transform)
     display = () if first.rgb else tuple(_display(layer) for layer in choice.layers)
-    return ResolvedImage(choice.name, pyramid, transform, display, path, plane)
+    return ResolvedImage(choice.name, pyramid, transform, display, path, plane, identity)
 
 
-def plane_index(layer: Any, viewer_point: ArrayLike) -> dict[str, int]:
-    """Index of the shown plane along each axis before (y, x), by axis name.
+def plane_index(
+    layer: Any, viewer_point: ArrayLike, num_axes: int = NUM_AXES
+) -> dict[str, int]:
+    """Index of what is shown along each axis before the last `num_axes`, by axis name.
 
     Axes without names are taken as z, or (t, z): what napari's sliders usually are.
     """
-    lead = layer.ndim - NUM_AXES
+    lead = layer.ndim - num_axes
     point = np.asarray(viewer_point, np.float64)
     missing = layer.ndim - len(point)
     point = np.concatenate([np.zeros(max(0, missing)), point])
     index = np.round(layer.world_to_data(point)[:lead]).astype(int)
-    top = np.asarray(_shape(layer)[:lead]) - 1
-    names = [label.lower() for label in layer.axis_labels[:lead]]
-    if not all(name in {"t", "z"} for name in names):
-        names = ["t", "z"][-lead:] if lead else []
-    if len(names) < lead:
+    top = np.asarray(shape_of(layer)[:lead]) - 1
+    names = _lead_names(layer)
+    if len(names) < layer.ndim - NUM_AXES:
         raise InputError(
             f"layer {layer.name!r} has {layer.ndim} axes; an image may have t, z, y and x. "
             "Split its channels into layers first (right click, Split Stack)."
         )
-    return {name: int(i) for name, i in zip(names, np.clip(index, 0, top), strict=True)}
+    shown = zip(names[:lead], np.clip(index, 0, top), strict=True)
+    return {name: int(i) for name, i in shown}
 
 
-def _reopen(choice: ImageChoice, backend: Any, plane: dict[str, int]) -> Any:
-    """The pyramid read from the layers' own file; None where it shows something else."""
-    path = choice.path
+def _lead_names(layer: Any) -> list[str]:
+    """Names of the axes before (y, x): t or z."""
+    lead = layer.ndim - NUM_AXES
+    names = [str(label).lower() for label in layer.axis_labels[:lead]]
+    if not all(name in {"t", "z"} for name in names):
+        names = ["t", "z"][-lead:] if lead else []
+    return names
+
+
+def _reopen(
+    choice: ImageChoice, path: str | None, backend: Any, plane: dict[str, int], num_axes: int
+) -> Any:
+    """The pyramid read from a file of the layers; None where it shows something else."""
     if path is None:
         return None
     first = choice.layers[0]
     channels = None if first.rgb or len(choice.layers) > 1 else [first.name]
-    for arguments in ({"channels": channels, **plane}, plane):
+    index = plane if choice.path is not None else {k: v for k, v in plane.items() if k != "t"}
+    for arguments in ({"channels": channels, **index}, index):
         try:
             pyramid = backend.open_pyramid(path, **arguments)
         except (MuvitError, OSError, ValueError):
             # The file may be gone, or a reader may have made the layer from a part of it:
             # then the layer's own arrays are the image.
             continue
-        if _agrees(pyramid, choice):
+        if _agrees(pyramid, choice, num_axes):
             return pyramid
     return None
 
 
-def _agrees(pyramid: Any, choice: ImageChoice) -> bool:
+def _agrees(pyramid: Any, choice: ImageChoice, num_axes: int) -> bool:
     first = choice.layers[0]
     channels = 3 if first.rgb else len(choice.layers)
-    shape = _shape(first)[: first.ndim][-NUM_AXES:]
+    shape = shape_of(first)[: first.ndim][-num_axes:]
     same_type = np.dtype(pyramid.dtype) == np.dtype(first.dtype)
     fits = tuple(pyramid.spatial_shape) == tuple(shape) and pyramid.shape[0] == channels
     return bool(fits and same_type)
-
-
-def _from_arrays(
-    choice: ImageChoice, backend: Any, plane: dict[str, int], transform: ViewerTransform
-) -> Any:
-    stacks = [_planes(layer, plane) for layer in choice.layers]
-    if any(len(stack) != len(stacks[0]) for stack in stacks):
-        raise SourceError(f"the channels of {choice.name!r} have different numbers of levels.")
-    first = choice.layers[0]
-    if len(stacks) == 1:
-        arrays: list[Any] = stacks[0]
-        axes = "yxc" if first.rgb else "yx"
-    else:
-        arrays = [ChannelStack(list(members)) for members in zip(*stacks, strict=True)]
-        axes = "cyx"
-    names = None if first.rgb else [layer.name for layer in choice.layers]
-    return backend.pyramid_from_arrays(
-        arrays, axes=axes, pixel_size=transform.pixel_size_um, channel_names=names,
-        name=choice.name,
-    )
-
-
-def _planes(layer: Any, plane: dict[str, int]) -> list[Any]:
-    arrays = list(layer.data) if layer.multiscale else [layer.data]
-    if not plane:
-        return arrays
-    lead = tuple(plane.values())
-    top = _shape(layer)
-    return [PlaneView(array, _scaled(lead, array.shape, top)) for array in arrays]
-
-
-def _scaled(index: tuple[int, ...], shape: Sequence[int], top: Sequence[int]) -> tuple[int, ...]:
-    """The plane's index in an array whose leading axes may be downsampled too."""
-    return tuple(min(i * shape[a] // top[a], shape[a] - 1) for a, i in enumerate(index))
-
-
-class PlaneView:
-    """One plane of an array that is only read where it is asked for."""
-
-    def __init__(self, array: Any, index: tuple[int, ...]) -> None:
-        self.array, self.index = array, index
-        self.shape = tuple(array.shape[len(index) :])
-        self.dtype = np.dtype(array.dtype)
-        self.ndim = len(self.shape)
-
-    def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
-        key = key if isinstance(key, tuple) else (key,)
-        return np.asarray(self.array[(*self.index, *key)])
-
-
-class ChannelStack:
-    """Several (y, x) arrays as one (c, y, x) array that is only read where it is asked for."""
-
-    def __init__(self, members: list[Any]) -> None:
-        self.members = members
-        self.shape = (len(members), *members[0].shape)
-        self.dtype = np.dtype(members[0].dtype)
-        self.ndim = len(self.shape)
-
-    def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
-        key = key if isinstance(key, tuple) else (key,)
-        rest = key[1:]
-        if isinstance(key[0], slice):
-            return np.stack([np.asarray(member[rest]) for member in self.members[key[0]]])
-        return np.asarray(self.members[key[0]][rest])
 
 
 def _display(layer: Any) -> ChannelDisplay:
@@ -378,15 +371,28 @@ def _display(layer: Any) -> ChannelDisplay:
     return ChannelDisplay((float(low), float(high)), (float(red), float(green), float(blue)))
 
 
-def visible_box(layer: Any, transform: ViewerTransform) -> FloatArray | None:
-    """World px box, (2, A), of the part of `layer` that the canvas shows; None if nothing."""
-    corners = np.asarray(layer.corner_pixels, np.float64)[:, -NUM_AXES:]
-    factor = 1.0
+def visible_box(
+    layer: Any, transform: ViewerTransform, viewer_point: Sequence[float] = ()
+) -> FloatArray | None:
+    """World px box, (2, A), of the part of `layer` that the canvas shows; None if nothing.
+
+    Parameters
+    ----------
+    transform
+        Of the image; its axes are those of the box.
+    viewer_point
+        Where the sliders stand: an axis that is not displayed counts with its one plane.
+    """
+    num_axes = transform.num_axes
+    corners = np.asarray(layer.corner_pixels, np.float64)[:, -num_axes:]
+    factor = np.ones(num_axes)
     if layer.multiscale:
-        factors = np.asarray(layer.downsample_factors)[layer.data_level]
-        factor = factors[-NUM_AXES:]
+        factor = np.asarray(layer.downsample_factors)[layer.data_level][-num_axes:]
     box = np.stack([corners[0] * factor - 0.5, (corners[1] + 1) * factor - 0.5])
-    shape = np.asarray(_shape(layer)[: layer.ndim][-NUM_AXES:], np.float64)
+    if num_axes > NUM_AXES and len(viewer_point) and not corners[:, 0].any():
+        # napari gives zeros for an axis that is no side of the canvas.
+        shown = np.round(transform.to_world(viewer_point)[0])
+        box[:, 0] = shown - 0.5, shown + 0.5
+    shape = np.asarray(shape_of(layer)[: layer.ndim][-num_axes:], np.float64)
     box = np.clip(box, -0.5, shape - 0.5)
     return None if np.any(box[1] <= box[0]) else box
-

@@ -14,13 +14,22 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_muvit.errors import InputError
+from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin.background import LatestTask
-from napari_muvit.plugin.label_layers import class_kwargs
-from napari_muvit.plugin.layers import ResolvedImage, visible_box
+from napari_muvit.plugin.devices import DESK, DeviceDesk, Placement, place_live
+from napari_muvit.plugin.layers import ResolvedImage, plane_index, visible_box
+from napari_muvit.plugin.live_layers import LiveLayers
+from napari_muvit.plugin.notices import sentence
 from napari_muvit.plugin.predict import LoadedModel
+from napari_muvit.plugin.preferences import cache_bytes
+from napari_muvit.plugin.priority import lower_thread
 
 LOOK_MS = 150
 """How often the session looks what the canvas shows, and draws tiles that have come."""
+
+MOST_PLACES = 50
+"""Uncertain places to go through before the first comes again."""
 
 FOLLOW_LOOKS = 20
 """Looks between two checks for a newer checkpoint."""
@@ -39,6 +48,8 @@ class LiveSession(QObject):  # type: ignore[misc]
         The segmenter.
     cache
         Folder of the caches, kept between sessions.
+    desk
+        Who else computes where; training has the first right to a graphics card.
 
     Signals
     -------
@@ -48,22 +59,28 @@ class LiveSession(QObject):  # type: ignore[misc]
         One sentence.
     ended
         None when it was stopped or its layers are gone, else the error. Always the last signal.
+    moved
+        Another time point is shown than the one that is predicted.
     """
 
     pending = Signal(int)
     warned = Signal(str)
     ended = Signal(object)
+    moved = Signal()
     _updated = Signal(int)
+    _starved = Signal()
 
     def __init__(
         self, viewer: Any, backend: Any, image: ResolvedImage, layers: tuple[Any, ...],
-        model: LoadedModel, *, device: str, cache: Path,
+        model: LoadedModel, *, device: str, cache: Path, desk: DeviceDesk = DESK,
     ) -> None:
         super().__init__()
         self._viewer, self._backend, self._image, self._layers = viewer, backend, image, layers
         self._model, self._device, self._cache = model, device, cache
         self._engine: Any = None
-        self.layer: Any = None
+        self._shown_layers: LiveLayers | None = None
+        self._wants_confidence = False
+        self._visited: set[tuple[float, ...]] = set()
         self._shown: tuple[Any, ...] | None = None
         self._is_stale = False
         self.follow_checkpoints = False
@@ -74,6 +91,12 @@ class LiveSession(QObject):  # type: ignore[misc]
         self._opener.failed.connect(self._on_failed)
         self._swapper = LatestTask(self._swap)
         self._swapper.failed.connect(self._on_swap_failed)
+        self._desk, self._placed = desk, Placement(device)
+        self._leave: Callable[[], None] | None = None
+        self._mover = LatestTask(self._move)
+        self._mover.finished.connect(self._on_moved)
+        self._mover.failed.connect(self._on_move_failed)
+        self._starved.connect(self._on_starved)
         self._updated.connect(self._on_updated)
         self._timer = QTimer(self)
         self._timer.setInterval(LOOK_MS)
@@ -81,19 +104,81 @@ class LiveSession(QObject):  # type: ignore[misc]
 
     def start(self) -> None:
         """Plan the prediction in the background, then show its layer."""
+        who = f"Live prediction of {self._image.name}"
+        self._leave = self._desk.claim("live", who, self._device)
+        self._desk.changed.connect(self._on_desk)
         self._opener.request()
 
     def stop(self) -> None:
         """End the prediction; its layer stays and shows what is known."""
         self._end(None)
 
+    @property
+    def image(self) -> ResolvedImage:
+        """What is predicted."""
+        return self._image
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the model is planned and has not been let go."""
+        return self._engine is not None
+
+    @property
+    def layer(self) -> Any:
+        """The labels layer, None until the model is loaded."""
+        return None if self._shown_layers is None else self._shown_layers.labels
+
+    def show_confidence(self, is_shown: bool) -> None:
+        """Show or hide the layer of confidence."""
+        self._wants_confidence = is_shown
+        if self._shown_layers is not None:
+            self._shown_layers.show_confidence(is_shown)
+
+    def next_uncertain(self) -> FloatArray:
+        """Middle, world px (A,), of the least certain tile that was not asked for before.
+
+        Raises
+        ------
+        InputError
+            If nothing is predicted yet.
+        """
+        places = [] if self._engine is None else self._engine.most_uncertain(MOST_PLACES)
+        if not places:
+            raise InputError("nothing is predicted yet. Wait for the first tiles.")
+        middles = [(*place.plane, *place.box.mean(axis=0).tolist()) for place in places]
+        fresh = [middle for middle in middles if middle not in self._visited]
+        if not fresh:
+            self._visited.clear()
+        chosen = (fresh or middles)[0]
+        self._visited.add(chosen)
+        return np.asarray(chosen)
+
     # -- in threads ----------------------------------------------------------------------
 
     def _open(self) -> Any:
+        # The model's thread is made by this one, and gives way as it does.
+        lower_thread()
+        self._placed = place_live(self._backend, self._desk, self._device)
+        if self._placed.text:
+            self.warned.emit(self._placed.text)
         return self._backend.LivePrediction(
-            self._image.pyramid, self._model.folder, cache=self._cache, device=self._device,
-            on_update=self._tell_update, on_warning=self.warned.emit,
+            self._image.pyramid, self._model.folder, cache=self._cache,
+            device=self._placed.device, max_bytes=cache_bytes(), on_update=self._tell_update,
+            on_warning=self._tell_warning,
         )
+
+    def _tell_warning(self, text: str) -> None:
+        if "out of memory" in text.lower() and self._placed.device != "cpu":
+            self._starved.emit()
+        else:
+            self.warned.emit(text)
+
+    def _move(self, engine: Any, wanted: str) -> Placement:
+        """Go to the device that is due now."""
+        due = place_live(self._backend, self._desk, wanted)
+        if due.device != self._placed.device:
+            engine.use_device(due.device)
+        return due
 
     def _tell_update(self, update: Any) -> None:
         self._updated.emit(update.pending)
@@ -108,37 +193,34 @@ class LiveSession(QObject):  # type: ignore[misc]
         if not self._has_layers():
             self._end(None)
             return
-        arrays = list(engine.arrays)
-        place = {**self._image.transform.layer_kwargs(), "scale": np.asarray(engine.scale),
-                 "translate": np.asarray(engine.offset)}
-        name = f"{self._image.name}: live prediction"
-        if name in self._viewer.layers:
-            self._viewer.layers.remove(name)
-        active = self._viewer.layers.selection.active
-        self.layer = self._viewer.add_labels(
-            arrays if len(arrays) > 1 else arrays[0], name=name, opacity=0.5, **place,
-            **class_kwargs(engine.class_table),
-        )
-        self.layer.editable = False
-        if active is not None:
-            self._viewer.layers.selection.active = active
+        self._shown_layers = LiveLayers(self._viewer, self._image, engine, self)
+        self._shown_layers.show_confidence(self._wants_confidence)
         self._timer.start()
+        # A training may have begun meanwhile.
+        self._on_desk()
 
     def _on_look(self) -> None:
         """Tell the engine what is in view; draw what it has found."""
-        if not self._has_layers() or self.layer not in self._viewer.layers:
+        layers = self._shown_layers
+        if layers is None or not layers.is_there or not self._has_layers():
             self._end(None)
             return
         if self._is_stale:
             self._is_stale = False
-            self.layer.refresh(thumbnail=False, highlight=False, extent=False)
-        box = visible_box(self._layers[0], self._image.transform)
-        if box is not None and self.layer.visible:
-            level = int(self.layer.data_level) if self.layer.multiscale else 0
-            shown = (*np.round(box, 1).ravel().tolist(), level)
+            layers.refresh()
+        transform, point = self._image.transform, self._viewer.dims.point
+        if self._image.plane != plane_index(self._layers[0], point, transform.num_axes):
+            self.moved.emit()
+            return
+        box, level = visible_box(self._layers[0], transform, point), layers.level
+        if box is not None and level is not None:
+            lead = len(self._engine.plane_axes)
+            plane = np.round(transform.to_world(point)[:lead]).astype(int)
+            plane = np.clip(plane, 0, np.asarray(self._engine.arrays[0].shape[:lead]) - 1).tolist()
+            shown = (*np.round(box, 1).ravel().tolist(), *plane, level)
             if shown != self._shown:
                 self._shown = shown
-                self._engine.set_view(box, level)
+                self._engine.set_view(box[:, lead:], level, plane)
         self._looks += 1
         if self.follow_checkpoints and self._looks % FOLLOW_LOOKS == 0:
             self._look_for_checkpoint()
@@ -149,6 +231,31 @@ class LiveSession(QObject):  # type: ignore[misc]
             self._date = date
             self._swapper.request(self._engine, self._model.folder)
 
+    def _on_desk(self) -> None:
+        """Somebody began or ended to compute."""
+        if self._engine is not None:
+            self._mover.request(self._engine, self._device)
+
+    def _on_moved(self, due: Placement) -> None:
+        before, self._placed = self._placed, due
+        if due.text and due.text != before.text:
+            self.warned.emit(due.text)
+        elif due.device not in ("cpu", before.device):
+            self.warned.emit("Live prediction is back on the graphics card.")
+
+    def _on_move_failed(self, error: BaseException) -> None:
+        self.warned.emit(f"live prediction stays where it is: {error}")
+
+    def _on_starved(self) -> None:
+        """The graphics card has no memory left: from here on the processor does it."""
+        if self._engine is not None and self._device != "cpu":
+            self._device = "cpu"
+            self._mover.request(self._engine, "cpu")
+            self.warned.emit(
+                "The graphics card has no memory left for live prediction, which goes on on the "
+                "processor. Start it again when there is room."
+            )
+
     def _has_layers(self) -> bool:
         return all(layer in self._viewer.layers for layer in self._layers)
 
@@ -157,9 +264,14 @@ class LiveSession(QObject):  # type: ignore[misc]
         self.pending.emit(pending)
 
     def _on_swap_failed(self, error: BaseException) -> None:
+        if isinstance(error, InputError):
+            # Another training writes there now, whose model will never fit this session.
+            self.follow_checkpoints = False
+            self.warned.emit(sentence(error))
+            return
         # A checkpoint that is being written: the next one will do.
         self._date = 0.0
-        self.warned.emit(f"the newer model cannot be loaded yet: {error}")
+        self.warned.emit(f"the newer model cannot be loaded yet: {sentence(error)}")
 
     def _on_failed(self, error: BaseException) -> None:
         self._end(error)
@@ -172,7 +284,12 @@ class LiveSession(QObject):  # type: ignore[misc]
         """Let go of everything without touching the viewer; closing runs in a thread."""
         self._opener.stop()
         self._swapper.stop()
+        self._mover.stop()
         self._timer.stop()
+        if self._leave is not None:
+            self._desk.changed.disconnect(self._on_desk)
+            self._leave()
+            self._leave = None
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.on_update = engine.on_warning = None

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.errors import InputError
-from napari_muvit.geometry import FloatArray, aligned_offset
+from napari_muvit.geometry import FloatArray, aligned_offset, default_scaled_axes
 from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
 
 Slices = tuple[slice, ...]
@@ -37,6 +37,8 @@ class LoadedModel:
     table: Any
     num_channels: int
     pixel_size: tuple[float, ...] | None = None
+    ndim: int = NUM_AXES
+    scaled_axes: tuple[int, ...] | None = None
 
     @property
     def label_dtype(self) -> np.dtype[Any]:
@@ -44,14 +46,19 @@ class LoadedModel:
         values = (0,) if self.table is None else self.table.values
         return np.min_scalar_type(max(255, *values))
 
-    def factor_in(self, pyramid: Any) -> float:
-        """World px of `pyramid` in one pixel of its prediction."""
-        return float(self.levels[0]) * unit_in(self.pixel_size, pyramid)
+    def factors_in(self, pyramid: Any) -> FloatArray:
+        """World px of `pyramid` in one pixel of its prediction, (A,)."""
+        factors = np.ones(len(pyramid.spatial_shape))
+        scaled = self.scaled_axes or default_scaled_axes(self.ndim)
+        lead = len(factors) - self.ndim
+        factors[[lead + axis for axis in scaled]] = (
+            float(self.levels[0]) * unit_in(self.pixel_size, pyramid))
+        return factors
 
     def grid_shape(self, pyramid: Any) -> tuple[int, ...]:
         """Size of a whole prediction: the grid of the finest level."""
-        factor = self.factor_in(pyramid)
-        return tuple(int(np.ceil(round(n / factor, 6))) for n in pyramid.spatial_shape)
+        counts = np.asarray(pyramid.spatial_shape) / self.factors_in(pyramid)
+        return tuple(np.ceil(np.round(counts, 6)).astype(int).tolist())
 
     def summary(self) -> str:
         """One line: levels, crop size, classes."""
@@ -85,9 +92,12 @@ def load(backend: Any, folder: str) -> LoadedModel:
     size = getattr(meta, "crop_size", None) or ()
     sizes = (size,) if isinstance(size, int) else tuple(size)
     pixel_size = getattr(meta, "pixel_size", None)
+    ndim = int(getattr(encoder, "ndim", NUM_AXES))
+    scaled = getattr(meta, "scaled_axes", None)
     return LoadedModel(
         folder, tuple(encoder.levels), tuple(int(n) for n in sizes), table,
         int(encoder.in_channels), tuple(pixel_size) if pixel_size else None,
+        ndim, tuple("zyx"[-ndim:].index(axis) for axis in scaled) if scaled else None,
     )
 
 
@@ -109,8 +119,13 @@ def check_fit(model: LoadedModel, image: ResolvedImage) -> None:
     Raises
     ------
     InputError
-        Naming both numbers of channels.
+        Naming both numbers of channels, or of axes.
     """
+    if model.ndim > len(image.pyramid.spatial_shape):
+        raise InputError(
+            f"{image.name!r} is a plane; the model was trained on volumes. Choose a stack of "
+            "planes (z), or a model that was trained on planes."
+        )
     channels = image.pyramid.shape[0]
     if channels != model.num_channels:
         raise InputError(
@@ -128,16 +143,17 @@ class Region:
     start, shape
         First pixel and size on the prediction's grid.
     factor
-        World px of one pixel of the grid.
+        World px of one pixel of the grid, one number or (A,).
     """
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
-    factor: float
+    factor: Any
 
     def offset(self) -> FloatArray:
         """World position of the centre of the region's first pixel, (A,)."""
-        offset: FloatArray = aligned_offset(self.factor) + self.factor * np.asarray(self.start)
+        factor = np.asarray(self.factor, np.float64)
+        offset: FloatArray = aligned_offset(factor) + factor * np.asarray(self.start)
         return offset
 
     def box(self) -> FloatArray:
@@ -174,7 +190,7 @@ class Region:
         )
 
 
-def plan_region(box: FloatArray, shape: Sequence[int], factor: float) -> Region:
+def plan_region(box: FloatArray, shape: Sequence[int], factor: ArrayLike) -> Region:
     """The part of a prediction that lies in a world px box.
 
     Parameters
@@ -184,13 +200,14 @@ def plan_region(box: FloatArray, shape: Sequence[int], factor: float) -> Region:
     shape
         Size of the whole prediction.
     factor
-        World px of one of its pixels (``levels[0]``).
+        World px of one of its pixels (``levels[0]``), one number or (A,).
 
     Raises
     ------
     InputError
         If the box lies outside the image.
     """
+    factor = np.asarray(factor, np.float64)
     low = np.clip(np.floor((box[0] + 0.5) / factor), 0, shape).astype(int)
     high = np.clip(np.ceil((box[1] + 0.5) / factor), 0, shape).astype(int)
     if np.any(high <= low):
@@ -215,17 +232,19 @@ def predict_region(
     """Labels of a region, block by block (runs in a thread).
 
     Each part is one chunk of the lazy prediction, cut to the region's own tiles: nothing is
-    computed twice, and nothing beside the region.
+    computed twice, and nothing beside the region. A model of planes predicts those of a volume
+    that the region touches.
     """
-    labels = backend.predict(image.pyramid, model.folder, device=device, roi=region.box())
+    roi = region.box()[:, -model.ndim:]
+    labels = backend.predict(image.pyramid, model.folder, device=device, roi=roi)
     blocks = region.blocks(labels.chunks)
     for number, block in enumerate(blocks, start=1):
         values = np.asarray(labels[block].compute(scheduler="synchronous"))
         yield BlockDone(block, values, number, len(blocks))
 
 
-def place_labels(image: Any, labels: Any) -> tuple[float, FloatArray]:
-    """World px of one pixel of a label store, and the world position of its pixel 0.
+def place_labels(image: Any, labels: Any) -> tuple[FloatArray, FloatArray]:
+    """World px of one pixel of a label store, and the world position of its pixel 0, (A,) each.
 
     Parameters
     ----------
@@ -237,8 +256,7 @@ def place_labels(image: Any, labels: Any) -> tuple[float, FloatArray]:
     size = np.asarray(labels.pixel_size[0] if has_unit else labels.spacing)
     zero = np.asarray(image.origin) / np.asarray(image.spacing) * unit
     place = np.asarray(labels.origin) / np.asarray(labels.spacing) * size
-    factor = size / unit
-    return float(factor[-1]), (place - zero) / unit
+    return size / unit, (place - zero) / unit
 
 
 def default_output(image: ResolvedImage, model_folder: str) -> Path:

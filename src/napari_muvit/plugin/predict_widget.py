@@ -12,15 +12,17 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QPus
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import predict
 from napari_muvit.plugin.background import Job, LatestTask
+from napari_muvit.plugin.camera import center_view
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, RegionPicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
-from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
-from napari_muvit.plugin.layers import ResolvedImage, visible_box
+from napari_muvit.plugin.layer_copies import whole_image
+from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage, visible_box
 from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.predict_layers import RegionPainter, add_prediction, show_store
 from napari_muvit.plugin.predict_queue import PredictQueue, many_rows
 from napari_muvit.plugin.preferences import cache_folder, preference
-from napari_muvit.plugin.remembered import recall, remember
+from napari_muvit.plugin.remembered import recall, recall_own, remember
 from napari_muvit.plugin.results_view import ResultsView
 
 
@@ -34,7 +36,7 @@ class PredictWidget(DockWidget):
         self.session: LiveSession | None = None
         self._after_load: Callable[[], None] | None = None
         self._finish: Callable[[], None] | None = None
-        self._painter: _Painter | None = None
+        self._painter: RegionPainter | None = None
         self._loader = LatestTask(predict.load)
         self._build()
         self._loader.finished.connect(self._on_loaded)
@@ -55,14 +57,25 @@ class PredictWidget(DockWidget):
             "OME-Zarr that the whole image's labels are written to. A prediction that was "
             "interrupted goes on where it stopped.", "in the run folder",
         )
+        self.region = RegionPicker(self, "Predict only inside a rectangle of this Shapes layer.")
         form = QFormLayout()
         form.addRow("Image", self.picker)
         form.addRow("Model", self.folder)
         form.addRow("Device", self.device)
         form.addRow("Output", self.output)
+        form.addRow("Region", self.region)
         self.body.addLayout(form)
         self.about = wrapped_label()
         self.body.addWidget(self.about)
+        self._build_live()
+        self._build_jobs()
+        self.note = wrapped_label()
+        self.body.addWidget(self.note)
+        self.results = ResultsView(lambda: self.backend)
+        self.body.addWidget(self.results)
+        self.body.addStretch(1)
+
+    def _build_live(self) -> None:
         self.live = QPushButton("Live in view")
         self.live.setCheckable(True)
         self.live.setToolTip(
@@ -75,14 +88,26 @@ class PredictWidget(DockWidget):
             "While the model is still trained, change to its newest checkpoint as it comes."
         )
         self.follow.toggled.connect(self._on_follow)
-        self.body.addLayout(row(self.live, self.follow))
+        self.confidence = QCheckBox("Confidence")
+        self.confidence.setToolTip(
+            "Show how sure the model is as a layer: yellow is certain, blue is a guess."
+        )
+        self.confidence.toggled.connect(self._on_confidence)
+        self.uncertain = QPushButton("Next uncertain place")
+        self.uncertain.setToolTip(
+            "Move to the predicted place where the model is least sure; annotating there teaches "
+            "it most."
+        )
+        self.uncertain.clicked.connect(self._on_uncertain)
+        self.body.addLayout(row(self.live, self.uncertain))
+        self.body.addLayout(row(self.follow, self.confidence))
+
+    def _build_jobs(self) -> None:
         self.view = QPushButton("Predict view")
         self.view.setToolTip(
             "Predict what the canvas shows once, with blended tiles, into a layer of its own."
         )
         self.view.clicked.connect(self._on_view)
-        self.region = RegionPicker(self, "Predict only inside a rectangle of this Shapes layer.")
-        form.addRow("Region", self.region)
         self.whole = QPushButton("Predict whole image")
         self.whole.setToolTip(
             "Predict the image, or the region of it, to an OME-Zarr of labels on disk."
@@ -98,18 +123,15 @@ class PredictWidget(DockWidget):
         self.cancel.setToolTip("Stop after the tile in progress; what is done stays.")
         self.cancel.clicked.connect(self._on_cancel)
         self.body.addLayout(row(self.progress, self.cancel))
-        self.note = wrapped_label()
-        self.body.addWidget(self.note)
-        self.results = ResultsView(lambda: self.backend)
-        self.body.addWidget(self.results)
-        self.body.addStretch(1)
 
     def _on_image(self) -> None:
-        """Offer the model that was last used on this image."""
+        """Offer the model and the output that were last used on this image."""
         choice = self.picker.choice
-        last = recall(choice.path, "model") if choice is not None else None
-        if last and not self.folder.path and Path(str(last)).is_dir():
-            self.folder.set_path(str(last))
+        if choice is not None:
+            model, output = recall(choice.key, "model"), recall_own(choice.key, "prediction")
+            if model and not self.folder.path and Path(str(model)).is_dir():
+                self.folder.set_path(str(model))
+            self.output.show_path(str(output) if output and Path(str(output)).is_dir() else "")
         self._show_state()
 
     # -- model ---------------------------------------------------------------------------
@@ -131,7 +153,7 @@ class PredictWidget(DockWidget):
         self.model = model
         self.about.setText(model.summary())
         if self.picker.choice is not None:
-            remember(self.picker.choice.path, model=str(Path(model.folder).absolute()))
+            remember(self.picker.choice.key, model=str(Path(model.folder).absolute()))
         self._show_state()
         after, self._after_load = self._after_load, None
         if after is not None:
@@ -169,9 +191,11 @@ class PredictWidget(DockWidget):
             cache=cache_folder() / "live",
         )
         session.follow_checkpoints = self.follow.isChecked()
+        session.show_confidence(self.confidence.isChecked())
         session.pending.connect(self._on_pending)
         session.warned.connect(show_hint)
         session.ended.connect(self._on_live_ended)
+        session.moved.connect(self._on_moved)
         self.destroyed.connect(session.release)
         self.session = session
         self.note.setText("Planning the prediction …")
@@ -182,9 +206,25 @@ class PredictWidget(DockWidget):
         if self.session is not None:
             self.session.stop()
 
+    def _on_moved(self) -> None:
+        """Another time point is shown: predict that."""
+        self._stop_live()
+        self.live.setChecked(True)
+        self._on_live()
+
     def _on_follow(self, checked: bool) -> None:
         if self.session is not None:
             self.session.follow_checkpoints = checked
+
+    def _on_confidence(self, checked: bool) -> None:
+        if self.session is not None:
+            self.session.show_confidence(checked)
+
+    @notifies
+    def _on_uncertain(self, checked: bool = False) -> None:
+        if self.session is not None:
+            place = self.session.next_uncertain()
+            center_view(self.viewer, self.session.image.transform, place)
 
     def _on_pending(self, pending: int) -> None:
         self.note.setText(f"{pending} tiles in view to come." if pending else "")
@@ -207,18 +247,20 @@ class PredictWidget(DockWidget):
             return
         predict.check_fit(model, image)
         layers = self.picker.choice.layers if self.picker.choice else ()
-        box = visible_box(layers[0], image.transform)
+        box = visible_box(layers[0], image.transform, self.viewer.dims.point)
         if box is None:
             raise InputError("the view shows no part of the image. Move the image into the view.")
         shape = model.grid_shape(image.pyramid)
-        region = predict.plan_region(box, shape, model.factor_in(image.pyramid))
+        region = predict.plan_region(box, shape, model.factors_in(image.pyramid))
         canvas = np.zeros(region.shape, model.label_dtype)
-        layer = self._add_labels(canvas, f"{image.name}: prediction in view", image, region.factor,
-                                 region.offset(), model)
+        layer = add_prediction(
+            self.viewer, canvas, f"{image.name}: prediction in view", image, region.factor,
+            region.offset(), model.table,
+        )
         backend, device = self.backend, self.device.currentText()
         self._start(
             lambda: predict.predict_region(backend, image, model, region, device),
-            _Painter(layer, region),
+            RegionPainter(self.viewer, layer, region),
         )
 
     @notifies
@@ -232,7 +274,7 @@ class PredictWidget(DockWidget):
         output.parent.mkdir(parents=True, exist_ok=True)
         self.output.line.setText(str(output))
         backend, device = self.backend, self.device.currentText()
-        box = self.region.box(image.transform)
+        box = self._roi(image, model)
 
         def generate() -> Iterator[Any]:
             return iter(backend.predict_to_zarr(
@@ -253,16 +295,26 @@ class PredictWidget(DockWidget):
 
         self._start(lambda: iter(backend.predict_images(config)), finish=finish)
 
+    def _roi(self, image: ResolvedImage, model: predict.LoadedModel) -> Any:
+        """World px box of the chosen region along the model's axes, all planes of it."""
+        box = self.region.box(image.transform, self.viewer.dims.point)
+        if box is None:
+            return None
+        if box.shape[1] > NUM_AXES:
+            box[:, 0] = np.asarray(image.pyramid.extent)[:, 0]
+        return box[:, -model.ndim:]
+
     def _ready(self) -> tuple[ResolvedImage, predict.LoadedModel | None]:
-        image = self.picker.resolve(self.backend)
-        if image is None:
+        choice = self.picker.choice
+        if choice is None:
             raise InputError("no image is chosen. Open an image and choose it above.")
+        image = whole_image(choice, self.backend, self.viewer.dims.point)
         if not self.folder.path:
             raise InputError("no model is chosen. Choose the folder of a fine-tuning run.")
         return image, self.model
 
     def _start(
-        self, generate: Callable[[], Iterator[Any]], painter: _Painter | None = None,
+        self, generate: Callable[[], Iterator[Any]], painter: RegionPainter | None = None,
         finish: Callable[[], None] | None = None,
     ) -> None:
         self._painter, self._finish = painter, finish
@@ -287,15 +339,22 @@ class PredictWidget(DockWidget):
         self.progress.setValue(event.done)
         said = (getattr(event, "image", ""), predict.remaining_text(event.remaining))
         self.note.setText(", ".join(part for part in said if part))
-        if self._painter is not None:
+        if self._painter is None:
+            return
+        if self._painter.is_there:
             self._painter.paint(event)
+        elif self.job is not None:
+            self.job.cancel()
 
     @notifies
     def _on_ended(self, error: BaseException | None) -> None:
         is_cancelled = self.job is not None and self.job.is_cancelled
+        is_gone = self._painter is not None and not self._painter.is_there
         self.job = None
         finish, self._finish, self._painter = self._finish, None, None
-        self.note.setText("Cancelled; what is done stays." if is_cancelled else "")
+        said = "The layer was removed, so its prediction was stopped." if is_gone else (
+            "Cancelled; what is done stays." if is_cancelled else "")
+        self.note.setText(said)
         self._show_state()
         if error is not None:
             show_failure(error)
@@ -316,41 +375,13 @@ class PredictWidget(DockWidget):
         self.queue.start.setEnabled(
             not is_running and bool(self.folder.path) and bool(self.queue.sources.images()))
         self.live.setEnabled(self.session is not None or can_start)
+        self.uncertain.setEnabled(self.session is not None)
         self.cancel.setEnabled(is_running)
         if not is_running:
             self.progress.setRange(0, 1)
             self.progress.reset()
 
-    # -- layers --------------------------------------------------------------------------
-
-    def _add_labels(
-        self, data: Any, name: str, image: ResolvedImage, factor: float, offset: Any,
-        model: predict.LoadedModel,
-    ) -> Any:
-        if name in self.viewer.layers:
-            self.viewer.layers.remove(name)
-        place = {**image.transform.layer_kwargs(factor), "translate": np.asarray(offset)}
-        layer = self.viewer.add_labels(
-            data, name=name, opacity=0.5, **place, **class_kwargs(model.table)
-        )
-        layer.editable = False
-        return layer
-
     def _show_store(self, output: Path, image: ResolvedImage, model: predict.LoadedModel) -> None:
-        labels = self.backend.open_pyramid(str(output))
-        arrays = [LevelArray(labels, index, "yx") for index in range(len(labels.factors))]
-        factor, offset = predict.place_labels(image.pyramid, labels)
-        self._add_labels(arrays if len(arrays) > 1 else arrays[0], f"{image.name}: prediction",
-                         image, factor, offset, model)
+        show_store(self.viewer, self.backend, output, image, model.table)
         self.note.setText(f"The labels are in {output}.")
-
-
-class _Painter:
-    """Puts finished blocks into the layer of a region, while the layer exists."""
-
-    def __init__(self, layer: Any, region: predict.Region) -> None:
-        self._layer, self._region = layer, region
-
-    def paint(self, event: predict.BlockDone) -> None:
-        self._layer.data[self._region.local(event.block)] = event.labels
-        self._layer.refresh()
+        remember(image.key, prediction=str(output.absolute()))

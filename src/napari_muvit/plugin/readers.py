@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from napari_muvit.plugin import engine
-from napari_muvit.plugin.label_layers import LevelArray, class_kwargs
+from napari_muvit.plugin.label_layers import class_kwargs, level_arrays
 from napari_muvit.plugin.layers import SOURCE_KEY
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -54,11 +54,11 @@ def pyramid_layers(backend: Any, path: str) -> list[LayerData]:
     if pyramid.is_labels and pyramid.num_channels == 1:
         table = backend.read_class_table(pyramid)
         kwargs = {**common, "name": pyramid.name, **class_kwargs(table)}
-        return [(_arrays(pyramid, pyramid.axes[1:]), kwargs, "labels")]
+        return [(level_arrays(pyramid, pyramid.axes[1:]), kwargs, "labels")]
     if pyramid.is_rgb:
         axes = pyramid.axes[1:] + "c"
         kwargs = {**common, "name": pyramid.name, "rgb": True}
-        return [(_arrays(pyramid, axes), kwargs, "image")]
+        return [(level_arrays(pyramid, axes), kwargs, "image")]
     return [_channel(backend, path, pyramid, i, common) for i in range(pyramid.num_channels)]
 
 
@@ -74,12 +74,7 @@ def _channel(
         "colormap": CHANNEL_COLORS[index % len(CHANNEL_COLORS)] if several else "gray",
         "blending": "additive" if several else "translucent_no_depth",
     }
-    return _arrays(single, pyramid.axes[1:]), kwargs, "image"
-
-
-def _arrays(pyramid: Any, axes: str) -> Any:
-    arrays = [LevelArray(pyramid, index, axes) for index in range(len(pyramid.shapes))]
-    return arrays if len(arrays) > 1 else arrays[0]
+    return level_arrays(single, pyramid.axes[1:]), kwargs, "image"
 
 
 def _place(pyramid: Any) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def recall(image: str | None, name: str) -> Any:
     return own.get(name, known.get(ANY_IMAGE, {}).get(name))
 
 
+def recall_own(image: str | None, name: str) -> Any:
+    """What was last chosen under `name` for the image itself; None if nothing was."""
+    return _read().get(image or ANY_IMAGE, {}).get(name)
+
+
 def _path() -> Path:
     return cache_folder() / FILE
 

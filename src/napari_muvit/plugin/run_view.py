@@ -9,13 +9,17 @@ from typing import Any
 import pyqtgraph as pg
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QPixmap
-from qtpy.QtWidgets import QLabel, QMenu, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QLabel, QMenu, QProgressBar, QVBoxLayout, QWidget
 
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import wrapped_label
-from napari_muvit.plugin.runs import Curve, RunPicture, read_run
+from napari_muvit.plugin.notices import notifies
+from napari_muvit.plugin.preview_layer import show_preview
+from napari_muvit.plugin.runs import Comparison, Curve, RunPicture, compare
 
 REFRESH_MS = 1000
+READ_SHARE = 20
+"""One part in so many of the time is spent on reading."""
 CURVE_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442")
 CURVE_HEIGHT = 150
 RATE_HEIGHT = 100
@@ -48,21 +52,36 @@ class Curves(QWidget):  # type: ignore[misc]
         layout.addWidget(self.caption)
         layout.addWidget(self.plot)
 
-    def draw(self, curves: dict[str, Curve]) -> None:
-        """Replace what is shown; curves of few points get dots."""
+    def draw(self, curves: dict[str, Curve], others: dict[str, Curve] | None = None) -> None:
+        """Replace what is shown; curves of few points get dots.
+
+        Parameters
+        ----------
+        others
+            Curves of another run by the same names, drawn with dashes.
+        """
         self.plot.clear()
+        others = others or {}
         names = []
-        for index, (name, pairs) in enumerate(curves.items()):
-            if not pairs:
-                continue
-            steps, values = zip(*pairs, strict=True)
+        for index, name in enumerate({**curves, **others}):
             color = CURVE_COLORS[index % len(CURVE_COLORS)]
-            symbol = "o" if len(steps) <= FEW_POINTS else None
-            self.plot.plot(list(steps), list(values), symbol=symbol, symbolSize=5,
-                           pen=pg.mkPen(color, width=2), symbolBrush=color, symbolPen=None)
-            if name:
+            self._line(curves.get(name, ()), color)
+            self._line(others.get(name, ()), color, is_dashed=True)
+            if name and (curves.get(name) or others.get(name)):
                 names.append(f'<span style="color:{color}">\u25cf</span>&nbsp;{html.escape(name)}')
         self.caption.setText(f"<b>{self._title}</b> &nbsp; " + " &nbsp; ".join(names))
+
+    def _line(self, pairs: Curve, color: str, is_dashed: bool = False) -> None:
+        if not pairs:
+            return
+        steps, values = zip(*pairs, strict=True)
+        symbol = "o" if len(steps) <= FEW_POINTS and not is_dashed else None
+        style = Qt.PenStyle.DashLine if is_dashed else Qt.PenStyle.SolidLine
+        # Lines wider than a pixel take pyqtgraph many times longer where there are many points.
+        width = 2 if len(steps) <= FEW_POINTS else 1
+        self.plot.plot(list(steps), list(values), symbol=symbol, symbolSize=5,
+                       pen=pg.mkPen(color, width=width, style=style), symbolBrush=color,
+                       symbolPen=None)
 
 
 class RunView(QWidget):  # type: ignore[misc]
@@ -72,18 +91,23 @@ class RunView(QWidget):  # type: ignore[misc]
     ----------
     backend
         Gives the backend when it is needed.
+    viewer
+        Where previews are shown as layers.
     """
 
     refreshed = Signal(object)
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, viewer: Any) -> None:
         super().__init__()
-        self._backend = backend
+        self._backend, self._viewer = backend, viewer
+        self._layered: Path | None = None
         self.folder: Path | None = None
         self.picture: RunPicture | None = None
-        self._other: RunPicture | None = None
+        self.other: Path | None = None
+        self._beside: RunPicture | None = None
+        self._drawn: tuple[RunPicture, RunPicture | None] | None = None
         self._build()
-        self._reader = LatestTask(read_run)
+        self._reader = LatestTask(compare)
         self._reader.finished.connect(self._on_read)
         self._reader.failed.connect(self._on_failed)
         self.destroyed.connect(self._reader.stop)
@@ -92,7 +116,8 @@ class RunView(QWidget):  # type: ignore[misc]
         self._timer.timeout.connect(self.refresh)
 
     def _build(self) -> None:
-        self.headline = wrapped_label()
+        self.headline, self.beside = wrapped_label(), wrapped_label()
+        self.beside.setToolTip("The run that is compared with, and the options that differ.")
         self.progress = QProgressBar()
         self.losses = Curves("Loss", CURVE_HEIGHT, "Error of each step, and on validation crops.")
         self.scores = Curves(
@@ -107,16 +132,19 @@ class RunView(QWidget):  # type: ignore[misc]
             "The newest preview. Pretraining: what the model saw and what it reconstructed, for "
             "each level. Fine-tuning: image, labels and prediction."
         )
+        self.as_layer = QCheckBox("Preview as a layer")
+        self.as_layer.setToolTip("Show the newest preview beside the images, as it comes.")
+        self.as_layer.toggled.connect(self._show_layer)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.headline, self.progress, self.losses, self.scores, self.rates,
-                       self.preview):
+        for widget in (self.headline, self.beside, self.progress, self.losses, self.scores,
+                       self.rates, self.preview, self.as_layer):
             layout.addWidget(widget)
         self._show(None)
 
     def watch(self, folder: Path | None) -> None:
         """Show `folder` from now on; None shows nothing."""
-        self.folder = folder
+        self.folder, self._drawn, self._beside = folder, None, None
         self._show(None)
         if folder is None:
             self._timer.stop()
@@ -124,11 +152,10 @@ class RunView(QWidget):  # type: ignore[misc]
             self._timer.start()
             self.refresh()
 
-    def compare_with(self, other: RunPicture | None) -> None:
-        """Draw the losses of `other` too; None draws one run alone."""
-        self._other = other
-        if self.picture is not None:
-            self._draw(self.picture)
+    def compare_with(self, other: Path | None) -> None:
+        """Show another run beside this one; None shows one run alone."""
+        self.other = other
+        self.refresh()
 
     def watch_no_more(self) -> None:
         """Keep what is shown; the run has ended."""
@@ -137,12 +164,28 @@ class RunView(QWidget):  # type: ignore[misc]
     def refresh(self) -> None:
         """Read the folder again, in the background."""
         if self.folder is not None:
-            self._reader.request(self._backend(), self.folder)
+            self._reader.request(self._backend(), self.folder, self.other)
 
-    def _on_read(self, picture: RunPicture | None) -> None:
-        if picture is not None and picture.folder == self.folder:
+    def _on_read(self, found: Comparison) -> None:
+        picture = found.picture
+        # A long record takes long to read: then it is read less often.
+        self._timer.setInterval(max(REFRESH_MS, int(READ_SHARE * 1000 * found.seconds)))
+        if picture is None or picture.folder != self.folder:
+            return
+        self._beside = found.other
+        self._tell_beside(found)
+        if (picture, found.other) != self._drawn:
+            self._drawn = picture, found.other
             self._show(picture)
-            self.refreshed.emit(picture)
+        self.refreshed.emit(picture)
+
+    def _tell_beside(self, found: Comparison) -> None:
+        other = found.other
+        self.beside.setVisible(other is not None)
+        if other is not None:
+            options = f"Here / there: {'; '.join(found.differs)}." if found.differs else (
+                "No option differs.")
+            self.beside.setText(f"Dashed: {other.folder.name}. {other.headline} {options}")
 
     def _on_failed(self, error: BaseException) -> None:
         # A folder on a shared disk may be gone for a moment; the next look may succeed.
@@ -150,10 +193,11 @@ class RunView(QWidget):  # type: ignore[misc]
 
     def _show(self, picture: RunPicture | None) -> None:
         self.picture = picture
-        for widget in (self.losses, self.rates, self.preview, self.progress):
+        for widget in (self.losses, self.rates, self.preview, self.progress, self.as_layer):
             widget.setVisible(picture is not None)
         self.scores.setVisible(picture is not None and bool(picture.scores))
         if picture is None:
+            self.beside.hide()
             self.headline.setText("" if self.folder is None else "Starting …")
             return
         self.headline.setText(picture.headline)
@@ -163,21 +207,34 @@ class RunView(QWidget):  # type: ignore[misc]
         self._show_preview(picture.preview)
 
     def _draw(self, picture: RunPicture) -> None:
-        losses = {"training": picture.train, **picture.losses}
-        if self._other is not None:
-            losses[f"training, {self._other.folder.name}"] = self._other.train
-        self.losses.draw(losses)
-        self.scores.draw(picture.scores)
-        self.rates.draw({"": picture.rate})
+        beside = self._beside
+        mine, theirs = ({} if run is None else {"training": run.train, **run.losses}
+                        for run in (picture, beside))
+        self.losses.draw(mine, theirs)
+        self.scores.draw(picture.scores, None if beside is None else beside.scores)
+        self.rates.draw({"": picture.rate}, None if beside is None else {"": beside.rate})
 
     def _show_preview(self, path: Path | None) -> None:
         pixmap = QPixmap() if path is None else QPixmap(str(path))
         self.preview.setVisible(not pixmap.isNull())
+        self.as_layer.setVisible(not pixmap.isNull())
+        self._show_layer()
         if not pixmap.isNull():
             width = max(120, self.width() - 12)
             self.preview.setPixmap(pixmap.scaledToWidth(
                 min(width, pixmap.width() * 4), Qt.TransformationMode.SmoothTransformation
             ))
+
+
+    @notifies
+    def _show_layer(self, checked: bool = False) -> None:
+        """Show the newest preview as a layer, where that is wanted; each picture once."""
+        picture = self.picture
+        path = None if picture is None or not self.as_layer.isChecked() else picture.preview
+        if path != self._layered:
+            self._layered = path
+            if path is not None and self.folder is not None:
+                show_preview(self._viewer, self.folder.name, path)
 
 
 def _own_menus(plot: Any) -> None:

@@ -1,4 +1,4 @@
-"""Runs without Qt: where they start, in a thread or as a process, and what they show.
+"""What runs show, without Qt: curves, states, lists of them.
 
 A run is a folder, and the folder is the truth: whoever started it, `read_run` shows it.
 """
@@ -6,27 +6,22 @@ A run is a folder, and the folder is the truth: whoever started it, `read_run` s
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import yaml
 
-from napari_muvit.config import RunConfig
-from napari_muvit.errors import RunError
-from napari_muvit.plugin import engine
+from napari_muvit.config import PRESETS
+from napari_muvit.errors import MuvitError, RunError
 from napari_muvit.plugin.predict import remaining_text
 
 Curve = tuple[tuple[int, float], ...]
 """(step, value) pairs."""
 
-Verb = Literal["pretrain", "finetune"]
-Action = Literal["pause", "resume", "stop"]
+MOST_POINTS = 1000
 SPEED_STEPS = 20
 """Last steps that the speed is taken from."""
 
@@ -34,167 +29,6 @@ STATES = {
     "running": "Running", "interrupted": "Interrupted", "completed": "Completed",
     "stopped": "Stopped", "early": "Stopped early: no more improvement", "failed": "Failed",
 }
-
-
-class RunControl(Protocol):
-    """A run that this widget started."""
-
-    folder: Path
-
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def stop(self) -> None: ...
-
-
-class ThreadRun:
-    """A run in a thread of napari: quick to start, gone when napari closes.
-
-    Parameters
-    ----------
-    make
-        Makes the ``Run``; called in the thread that iterates over `events`, because checking
-        the images takes its time.
-    folder
-        The run folder.
-    """
-
-    def __init__(self, make: Callable[[], Any], folder: Path) -> None:
-        self.folder = folder
-        self._make = make
-        self._run: Any = None
-        self._wishes: list[str] = []
-
-    def events(self) -> Iterator[Any]:
-        """The run's events; to be iterated in a thread."""
-        self._run = self._make()
-        for wish in self._wishes:
-            getattr(self._run, wish)()
-        yield from self._run
-
-    def pause(self) -> None:
-        self._ask("pause")
-
-    def resume(self) -> None:
-        self._ask("resume")
-
-    def stop(self) -> None:
-        self._ask("stop")
-
-    def _ask(self, wish: str) -> None:
-        """Pass on a wish, or keep it until the run is there."""
-        if self._run is None:
-            self._wishes.append(wish)
-        else:
-            getattr(self._run, wish)()
-
-
-class ProcessRun:
-    """A run in its own process, which outlives napari.
-
-    Parameters
-    ----------
-    arguments
-        What follows ``python -m napari_muvit.train``.
-    folder
-        The run folder.
-
-    Raises
-    ------
-    RunError
-        If the process cannot be started.
-    """
-
-    def __init__(self, arguments: list[str], folder: Path) -> None:
-        self.folder = folder
-        self._wish: Action | None = None
-        self._is_ended = False
-        self._log = Path(tempfile.mkdtemp(prefix="muvit-")) / "messages.txt"
-        command = [sys.executable, "-m", "napari_muvit.train", *arguments]
-        try:
-            with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise RunError(f"the training process cannot be started: {error}.") from error
-
-    @property
-    def is_running(self) -> bool:
-        return self._process.poll() is None
-
-    def error(self) -> RunError | None:
-        """Why the process ended, None where it did its work or still does."""
-        status = self._process.poll()
-        if not status or self._is_ended:
-            return None
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        if said:
-            return RunError(said[-1])
-        if status in {-9, 137}:
-            return RunError(
-                "the training process was killed, most likely because memory ran out. Take a "
-                "smaller batch size or crop size, and resume the run."
-            )
-        if (self.folder / "config.yaml").exists():
-            return None
-        return RunError(f"the training process ended with status {status}; see {self._log}.")
-
-    def pause(self) -> None:
-        self._wish = "pause"
-        self.tell()
-
-    def resume(self) -> None:
-        self._wish = "resume"
-        self.tell()
-
-    def stop(self) -> None:
-        """Ask the run to write a checkpoint and end."""
-        self._wish = "stop"
-        self.tell()
-
-    def tell(self) -> None:
-        """Pass on what was asked for, as soon as the run listens; to be called now and then.
-
-        Asked through the run folder, as on every system a process can be. Before the run has
-        begun there is nothing to save, and the process is ended.
-        """
-        if self._wish is None or not self.is_running:
-            return
-        if ask_run(self.folder, self._wish) or self._wish == "resume":
-            self._wish = None
-        elif self._wish == "stop":
-            self._wish, self._is_ended = None, True
-            self._process.terminate()
-
-    def wait(self, seconds: float) -> None:
-        """Wait until the process has ended."""
-        self._process.wait(seconds)
-
-
-def ask_run(folder: Path, action: Action) -> bool:
-    """Ask whoever trains the run in `folder`; False while nobody does."""
-    if not (folder / "run.json").is_file():
-        return False
-    run = engine.default_backend().RunFolder(folder)
-    if not run.is_writing():
-        return False
-    run.ask(action)
-    return True
-
-
-def start_process(verb: Verb, config: RunConfig) -> ProcessRun:
-    """Start a run in its own process."""
-    values = config.model_dump(mode="json")
-    path = Path(tempfile.mkdtemp(prefix="muvit-")) / "config.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return ProcessRun([verb, "--config", str(path)], Path(config.output))
-
-
-def resume_process(folder: Path) -> ProcessRun:
-    """Go on with a run in its own process."""
-    return ProcessRun(["resume", str(folder)], folder)
 
 
 @dataclass(frozen=True)
@@ -257,12 +91,11 @@ def read_run(backend: Any, folder: Path) -> RunPicture | None:
 def _crops_per_second(folder: Path, train: list[dict[str, Any]]) -> float | None:
     """Crops that the run learns from in a second, by its last steps."""
     seconds = [row["seconds"] for row in train[-SPEED_STEPS:] if row.get("seconds")]
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        # A run of a script has none; its speed is not known then.
+    size = options_of(folder).get("batch_size")
+    if not seconds or not isinstance(size, int):
+        # A run of a script has no config; its speed is not known then.
         return None
-    return config.get("batch_size", 1) / float(np.median(seconds)) if seconds else None
+    return size / float(np.median(seconds))
 
 
 def _headline(status: Any, train: list[dict[str, Any]], speed: float | None) -> str:
@@ -290,13 +123,45 @@ def _score_name(metric: str) -> str:
 
 
 def _pairs(rows: list[dict[str, Any]], column: str) -> Curve:
-    return tuple((int(row["step"]), float(row[column])) for row in rows if column in row)
+    return thin(tuple((int(row["step"]), float(row[column])) for row in rows if column in row))
+
+
+def thin(curve: Curve) -> Curve:
+    """At most `MOST_POINTS` points, each the mean of its neighbours: a screen shows no more."""
+    if len(curve) <= MOST_POINTS:
+        return curve
+    parts = np.array_split(np.asarray(curve, np.float64), MOST_POINTS)
+    means = (np.nanmean(part, axis=0) for part in parts)
+    return tuple((int(step), float(value)) for step, value in means)
 
 
 def _metrics(rows: list[dict[str, Any]]) -> dict[str, Curve]:
     plain = {"step", "epoch", "split", "seconds", "superseded", "learning_rate"}
     names = sorted({name for row in rows for name in row} - plain)
     return {name: _pairs(rows, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run, perhaps beside another; `differs` names the options that are not alike.
+
+    `seconds` is what reading took.
+    """
+
+    picture: RunPicture | None
+    other: RunPicture | None = None
+    differs: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def compare(backend: Any, folder: Path, other: Path | None) -> Comparison:
+    """What the folders of one or two runs tell now (runs in a thread)."""
+    begin = time.perf_counter()
+    found = Comparison(read_run(backend, folder))
+    if other is not None and other != folder:
+        differs = tuple(differences(folder, other))
+        found = Comparison(found.picture, read_run(backend, other), differs)
+    return replace(found, seconds=time.perf_counter() - begin)
 
 
 @dataclass(frozen=True)
@@ -320,20 +185,74 @@ def list_runs(backend: Any, parent: Path) -> list[RunLine]:
         raise RunError(f"{str(parent)!r} is no folder. Choose the folder that holds your runs.")
     lines = []
     for folder in find_runs(parent):
-        run = backend.RunFolder(folder)
-        status = run.status()
         name = folder.name if folder == parent else folder.relative_to(parent).as_posix()
-        state = STATES.get(status.state, status.state).split(":")[0].lower()
-        text = f"{name}: {run.kind}, {state}, step {status.step} of {status.steps}"
-        lines.append(RunLine(folder, name, text))
+        lines.append(RunLine(folder, name, f"{name}: {_line_text(backend, folder)}"))
     return lines
+
+
+def _line_text(backend: Any, folder: Path) -> str:
+    try:
+        run = backend.RunFolder(folder)
+        status, kind = run.status(), run.kind
+    except (MuvitError, OSError, ValueError, KeyError):
+        # Damaged, or being deleted: the others are listed all the same, and choosing it says why.
+        return "cannot be read"
+    state = STATES.get(status.state, status.state).split(":")[0].lower()
+    return f"{kind}, {state}, step {status.step} of {status.steps}"
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Options in which two runs differ, ``name one / other`` (runs in a thread)."""
+    one, other = _resolved(first), _resolved(second)
+    names = [name for name in {**one, **other} if name != "output"]
+    return [f"{name.replace('_', ' ')} {_value(one.get(name))} / {_value(other.get(name))}"
+            for name in names if one.get(name) != other.get(name)]
+
+
+def _resolved(folder: Path) -> dict[str, Any]:
+    """The options of a run with the sizes of its preset where it names none."""
+    given = options_of(folder)
+    sizes = PRESETS.get(given.get("preset", ""), {})
+    found = {**given, **{name: size for name, size in sizes.items() if given.get(name) is None}}
+    return {name: _plain(value) for name, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    """One number for the same number along every axis."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values[0] if values and all(part == values[0] for part in values) else values
+
+
+def options_of(folder: Path) -> dict[str, Any]:
+    """The config of the run in `folder` as it stands there; empty where it has none."""
+    try:
+        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_value(part) for part in value)
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return "default" if value is None else str(value)
 
 
 def find_runs(parent: Path, depth: int = 3) -> list[Path]:
     """Run folders below `parent`, newest first; folders that cannot be read are left out."""
     found: list[Path] = []
     _collect(parent, depth, found)
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return sorted(found, key=_changed, reverse=True)
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        # Deleted since it was found.
+        return 0.0
 
 
 def _collect(folder: Path, depth: int, found: list[Path]) -> None:

@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from napari_muvit.errors import RunExistsError
 from napari_muvit.plugin import engine
 from napari_muvit.plugin.preferences import cache_folder
 from napari_muvit.plugin.readers import LayerData, pyramid_layers
 
-RINGS_SIDE = 1024
+DRAWN_SIDE = 1024
 
 
 def immunohistochemistry() -> list[LayerData]:
@@ -25,13 +22,23 @@ def immunohistochemistry() -> list[LayerData]:
 
 def rings() -> list[LayerData]:
     """Cells inside and outside of a ring that look alike, and their classes, as pyramids."""
+    return _drawn("rings")
+
+
+def landmarks() -> list[LayerData]:
+    """Cells that look alike, of the nearest of two kinds of landmark, and their classes."""
+    return _drawn("landmarks")
+
+
+def _drawn(name: str) -> list[LayerData]:
+    """The first training image of a set that is made by code, and its labels."""
     backend = engine.default_backend()
-    folder = cache_folder() / "samples" / "rings"
-    backend.write_rings(folder, {"train": 1}, size=RINGS_SIDE)
+    folder = cache_folder() / "samples" / name
+    getattr(backend, f"write_{name}")(folder, {"train": 1}, size=DRAWN_SIDE)
     paths = [next((folder / kind).glob("*.ome.zarr")) for kind in ("images", "labels")]
     layers = [layer for path in paths for layer in pyramid_layers(backend, str(path))]
-    for (_, kwargs, _), name in zip(layers, ("rings", "rings: classes"), strict=True):
-        kwargs["name"] = name
+    for (_, kwargs, _), title in zip(layers, (name, f"{name}: classes"), strict=True):
+        kwargs["name"] = title
     return layers
 
 
@@ -51,9 +58,7 @@ def _open(name: str, write: Callable[[Any, Path], Iterator[Any]]) -> list[LayerD
 def _write_tissue(backend: Any, path: Path) -> Iterator[Any]:
     from skimage.data import immunohistochemistry as read_image
 
-    return _convert(backend, read_image(), path)
-
-
-def _convert(backend: Any, image: NDArray[np.uint8], path: Path, **options: Any) -> Iterator[Any]:
-    events: Iterator[Any] = backend.convert(image, path, levels=(1, 2, 4, 8), chunk=128, **options)
+    source = backend.pyramid_from_arrays(
+        [read_image()], axes="yxc", is_rgb=True, name=path.name.split(".")[0])
+    events: Iterator[Any] = backend.convert(source, path, levels=(1, 2, 4, 8), chunk=128)
     return events

@@ -18,9 +18,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_muvit.errors import InputError
-from napari_muvit.plugin.dock import DockWidget, ImagePicker, LabelsPicker, row
-from napari_muvit.plugin.layers import source_path
-from napari_muvit.plugin.notices import notifies
+from napari_muvit.plugin.background import Job
+from napari_muvit.plugin.dock import DockWidget, ImagePicker, LabelsPicker, row, wrapped_label
+from napari_muvit.plugin.layer_copies import LayerSource, image_source, labels_source, store_all
+from napari_muvit.plugin.notices import notifies, show_failure
 
 MAX_ROWS_SHOWN = 4
 
@@ -44,7 +45,9 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         self, dock: DockWidget, with_labels: bool, title: str = "Images of the run"
     ) -> None:
         super().__init__()
-        self._title = title
+        self._dock, self._title = dock, title
+        self.job: Job | None = None
+        self._saving: list[LayerSource] = []
         self.with_labels = with_labels
         self.image = ImagePicker(dock, "An image in the viewer to add.")
         self.labels: LabelsPicker | None = None
@@ -57,7 +60,10 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
             form.addRow("Labels", self.labels)
         layout.addLayout(form)
         self.add_layer = QPushButton("Add layer")
-        self.add_layer.setToolTip("Add the layers chosen above to the list.")
+        self.add_layer.setToolTip(
+            "Add the layers chosen above to the list. Of layers that are only in memory a copy "
+            "is saved first, since a run is repeated from files."
+        )
         self.add_layer.clicked.connect(self._on_add_layer)
         self.add_files = QPushButton("Add files …")
         self.add_files.setToolTip(
@@ -68,6 +74,9 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         self.remove.setToolTip("Take the marked rows out of the list.")
         self.remove.clicked.connect(self._on_remove)
         layout.addLayout(row(self.add_layer, self.add_files, self.remove))
+        self.note = wrapped_label()
+        self.note.hide()
+        layout.addWidget(self.note)
         self.table = self._table()
         layout.addWidget(self.table)
         self._fit()
@@ -113,13 +122,45 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
 
     @notifies
     def _on_add_layer(self, checked: bool = False) -> None:
-        choice = self.image.choice
+        choice, dock = self.image.choice, self._dock
         if choice is None:
             raise InputError("no image is open. Open one, or add files.")
         labels = None if self.labels is None else self.labels.layer
         if self.with_labels and labels is None:
             raise InputError("no labels layer is open. Open or paint labels, or add files.")
-        self.add(_path(choice.layers[0]), "" if labels is None else _path(labels))
+        point = dock.viewer.dims.point
+        sources = [image_source(choice, dock.backend, point)]
+        if labels is not None:
+            sources.append(labels_source(labels, choice, dock.backend, point))
+        if any(source.store is not None for source in sources):
+            self._save_copies(sources)
+        else:
+            self.add(*(source.path for source in sources))
+
+    def _save_copies(self, sources: list[LayerSource]) -> None:
+        """Write what is only in memory to files, then add those."""
+        self._saving = sources
+        self.job = Job(lambda: store_all(sources))
+        self.job.reported.connect(self.note.setText)
+        self.job.ended.connect(self._on_saved)
+        self.destroyed.connect(self.job.cancel)
+        self.add_layer.setEnabled(False)
+        self.note.show()
+        self.job.start()
+
+    @notifies
+    def _on_saved(self, error: BaseException | None) -> None:
+        self.job = None
+        self.add_layer.setEnabled(True)
+        self.note.setText("" if error is not None else (
+            "Layers that are only in memory are read from a copy as they are now; add a layer "
+            "again after changing it."
+        ))
+        self.note.setVisible(error is None)
+        if error is not None:
+            show_failure(error)
+        else:
+            self.add(*(source.path for source in self._saving))
 
     @notifies
     def _on_add_files(self, checked: bool = False) -> None:
@@ -142,13 +183,3 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         lines = max(1, min(self.table.rowCount(), MAX_ROWS_SHOWN))
         height = self.table.horizontalHeader().sizeHint().height()
         self.table.setFixedHeight(height + lines * 30 + 4)
-
-
-def _path(layer: Any) -> str:
-    path = source_path(layer)
-    if path is None:
-        raise InputError(
-            f"layer {layer.name!r} is only in memory; a run can be repeated only from files. "
-            "Save it first (File, Save Selected Layers), open the saved file, and add that."
-        )
-    return path

@@ -1,0 +1,60 @@
+"""Labels layers of predictions: of a region while it is computed, of a store on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from napari_muvit.plugin import predict
+from napari_muvit.plugin.label_layers import class_kwargs, level_arrays
+from napari_muvit.plugin.layers import SOURCE_KEY, ResolvedImage
+
+
+def add_prediction(
+    viewer: Any, data: Any, name: str, image: ResolvedImage, factor: Any, offset: Any, table: Any,
+    path: Path | None = None,
+) -> Any:
+    """A labels layer in the colours of the classes, in the place of one of the same name.
+
+    Parameters
+    ----------
+    factor, offset
+        World px of one of its pixels, and world position of the first, (A,).
+    path
+        The store that it shows, where there is one.
+    """
+    if name in viewer.layers:
+        viewer.layers.remove(name)
+    layer = viewer.add_labels(
+        data, name=name, opacity=0.5, **image.transform.layer_kwargs(factor, offset),
+        metadata={} if path is None else {SOURCE_KEY: str(path)}, **class_kwargs(table),
+    )
+    layer.editable = False
+    return layer
+
+
+def show_store(viewer: Any, backend: Any, output: Path, image: ResolvedImage, table: Any) -> Any:
+    """The layer of a whole prediction on disk."""
+    labels = backend.open_pyramid(str(output))
+    axes = labels.axes[1:]
+    data = level_arrays(labels, axes)
+    factor, offset = predict.place_labels(image.pyramid, labels)
+    name = f"{image.name}: prediction"
+    return add_prediction(viewer, data, name, image, factor, offset, table, output)
+
+
+class RegionPainter:
+    """Puts finished blocks into the layer of a region, while the layer exists."""
+
+    def __init__(self, viewer: Any, layer: Any, region: predict.Region) -> None:
+        self._viewer, self._layer, self._region = viewer, layer, region
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the layer is still in the viewer."""
+        return self._layer in self._viewer.layers
+
+    def paint(self, event: predict.BlockDone) -> None:
+        """Show one block."""
+        self._layer.data[self._region.local(event.block)] = event.labels
+        self._layer.refresh()

@@ -1,0 +1,63 @@
+"""What the folders of runs tell, without a viewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from napari_muvit.plugin import run_control, runs
+
+
+def write_config(folder: Path, **options: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"preset": "tiny", **options}))
+    return folder
+
+
+def test_differences_name_what_is_not_alike(tmp_path: Path) -> None:
+    first = write_config(
+        tmp_path / "one", output="a", levels=[1, 4], dim=128, patch_size=[8, 8],
+        pretrained=str(tmp_path / "runs" / "pretrain-1"), crop_size=[64])
+    second = write_config(
+        tmp_path / "two", output="b", levels=[1, 8], dim=None, patch_size=None, pretrained=None,
+        crop_size=64)
+    assert runs.differences(first, second) == [
+        "levels 1, 4 / 1, 8", "pretrained pretrain-1 / default"]
+    assert runs.differences(first, first) == []
+    assert runs.differences(first, tmp_path / "nothing")
+
+
+def test_long_curves_are_thinned_to_what_a_screen_shows() -> None:
+    curve = tuple((step, float(step % 2)) for step in range(1, 100_001))
+    thinned = runs.thin(curve)
+    assert len(thinned) == runs.MOST_POINTS
+    assert [thinned[0][0], thinned[-1][0]] == [50, 99950]
+    assert np.allclose([value for _, value in thinned], 0.5)
+    assert runs.thin(curve[:10]) == curve[:10]
+
+
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    from napari_muvit import api
+
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    assert [line.text for line in runs.list_runs(api, tmp_path)] == ["broken: cannot be read"]
+    assert runs.find_runs(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize(("text", "device"), [
+    ("device: cuda:1", "cuda:1"), ("preset: tiny", "auto"), ("- 1", "auto"), ("{", "auto"),
+])
+def test_device_of_a_run(text: str, device: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert run_control.device_of(tmp_path) == device
+
+
+def test_a_folder_without_a_run_is_not_found(tmp_path: Path) -> None:
+    assert run_control.find_trained(tmp_path) is None
+    assert not run_control.is_trained(tmp_path)
+    assert not run_control.ask_run(tmp_path, "stop")
