@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from napari_muvit import api
 from napari_muvit.__main__ import COMMANDS, main, usage
@@ -17,7 +19,7 @@ from napari_muvit.config import FinetuneConfig, PretrainConfig, parse_config
 from napari_muvit.doors.doctor import examine
 from napari_muvit.doors.init import config_text, suggest_crops
 from napari_muvit.doors.shell import run_command
-from napari_muvit.errors import MuvitWarning
+from napari_muvit.errors import ConfigError, MuvitWarning
 
 
 @pytest.fixture
@@ -91,6 +93,22 @@ def test_info_says_what_an_image_is(image: Path, capsys: pytest.CaptureFixture[s
     assert "averaged" in text
     assert main(["info", str(image), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def test_info_and_convert_choose_an_image(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "raw.zarr"
+    zarr.create_group(root).attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}
+    for name in ("0", "1"):
+        shutil.copytree(image, root / name)
+    assert main(["info", str(root)]) == 2
+    assert "--image 0" in capsys.readouterr().err
+    for name in ("1", "0"):
+        assert main(["info", str(root), "--image", name]) == 0
+        assert "y=96 x=128" in capsys.readouterr().out
+    assert main(["convert", str(root), str(tmp_path / "one.zarr"), "--image", "1"]) == 0
+    assert api.open_pyramid(tmp_path / "one.zarr").shape == (3, 96, 128)
 
 
 def test_convert_keeps_pixels_and_averages(image: Path, tmp_path: Path) -> None:
@@ -242,3 +260,25 @@ def test_the_demo_opens_its_labels_before_it_trains(
                  "--output", str(output)]) == 2
     assert "nowhere.tif" in sentence(capsys)
     assert not output.exists()
+
+
+def test_the_demo_refuses_labels_of_another_shape_before_it_trains(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels, output = tmp_path / "labels.ome.zarr", tmp_path / "demo"
+    list(api.convert(np.ones((40, 300), np.uint8), labels, levels=(1,), as_labels=True))
+    assert main(["demo", "--image", str(image), "--labels", str(labels),
+                 "--output", str(output)]) == 2
+    assert "(40, 300)" in capsys.readouterr().err.splitlines()[-1]
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("given", ["1", "8"])
+def test_numbers_to_choose_from_may_be_text(given: str) -> None:
+    from napari_muvit.config import PredictConfig, parse_config
+
+    config = parse_config(PredictConfig, {
+        "images": ["a"], "model": "m", "output": "o", "average": given})
+    assert config.average == int(given)
+    with pytest.raises(ConfigError, match="1, 2, 4 or 8"):
+        parse_config(PredictConfig, {**config.model_dump(), "average": "3"})

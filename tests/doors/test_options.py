@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from napari_muvit.config import FinetuneConfig, PretrainConfig
-from napari_muvit.doors.options import Parser, add_flags, flag_of, merge
+from napari_muvit.doors.options import Parser, add_flags, flag_of, merge, parse_some
 from napari_muvit.errors import ConfigError
 
 
@@ -90,6 +90,35 @@ HEAVY = "sorted({'torch','napari','qtpy','PyQt6','zarr','ome_zarr','skimage'} & 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert in_new_process(f"import sys, napari_muvit; print({HEAVY})") == "[]"
+
+
+def test_some_options_are_judged_as_in_a_whole_config() -> None:
+    given = {"steps": "7", "device": "cpu", "workers": "2"}
+    assert parse_some(PretrainConfig, given) == {"steps": 7, "device": "cpu", "workers": 2}
+    for name, text, words in (("steps", "0", "steps is '0'; it must be greater"),
+                              ("steps", "many", "steps is 'many'; it must be a valid integer"),
+                              ("device", "gpu", "device is 'gpu'; allowed is: auto, cpu")):
+        with pytest.raises(ConfigError, match=words) as caught:
+            parse_some(PretrainConfig, {name: text})
+        assert caught.value.field == name
+
+
+def test_resume_changes_what_may_change_and_refuses_the_rest(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_muvit import api, train
+
+    asked = []
+    monkeypatch.setattr(api, "resume", lambda folder, **changes: asked.append((folder, changes)))
+    monkeypatch.setattr(train, "follow", lambda name, run: 0)
+    train.train(["resume", "RUN"])
+    train.train(["resume", "RUN", "--steps", "9", "--device", "cpu"])
+    assert asked == [("RUN", {}), ("RUN", {"steps": 9, "device": "cpu"})]
+    with pytest.raises(ConfigError, match=r"'--step'. Did you mean '--steps'\?"):
+        train.train(["resume", "RUN", "--step", "9"])
+    shown = train.build_parser()[1]["resume"].format_help()
+    assert "--threads" in shown
+    assert "default" not in shown.replace("by default", "")
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune", "resume"])

@@ -7,10 +7,11 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from napari_muvit.demo.story import DemoOptions, run_demo
+from napari_muvit.demo.story import DemoOptions, fine_tuning, run_demo
 from napari_muvit.doors.options import Parser
 from napari_muvit.doors.shell import say
 from napari_muvit.errors import ConfigError
@@ -34,7 +35,7 @@ def demo(args: Sequence[str]) -> int:
     given = parser.parse_strictly(args)
     if given.labels and not given.image:
         raise ConfigError("--labels was given without --image. Pass both, or neither.", "labels")
-    check_sources(given.image, given.labels)
+    check_sources(given.image, given.labels, given.levels)
     folder = free_folder(Path(given.output))
     options = DemoOptions(folder, given.image, given.labels, tuple(given.levels),
                           tuple(given.steps), given.seed)
@@ -46,12 +47,20 @@ def demo(args: Sequence[str]) -> int:
     return 0
 
 
-def check_sources(*sources: str | None) -> None:
-    """Open what was given before anything is trained, so that a wrong path costs no minutes."""
+def check_sources(image: str | None, labels: str | None, levels: Sequence[float]) -> None:
+    """Open what was given before anything is trained, so that a wrong path costs no minutes.
+
+    Labels are given to a fine-tuning that is not run: what it would refuse after the
+    pretraining, labels of another shape for example, is refused now.
+    """
     from napari_muvit import api
 
-    for source in filter(None, sources):
-        api.open_pyramid(source)
+    if image is not None:
+        api.open_pyramid(image)
+    if image is not None and labels is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            options = fine_tuning(image, levels, labels=labels, kernels="torch")
+            api.finetune({**options, "output": str(Path(folder) / "check")}).close()
 
 
 def free_folder(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from napari_muvit.doors.progress import ProgressPrinter
 from napari_muvit.doors.shell import duration, say
 from napari_muvit.errors import InputError
 
+SHARED = {"preset": "tiny"}
 PRETRAIN = {"crop_size": 64, "batch_size": 32, "num_layers_decoder": 2}
 """Many small crops: on so small an image a tiny model then learns structure in minutes."""
 FINETUNE = {"crop_size": 128, "batch_size": 8, "encoder_rate": 0.5}
@@ -138,17 +139,22 @@ def _finetune_with_validation(
     return run, "Scores in validation blocks are in the run's metrics.csv."
 
 
+def fine_tuning(image: str, levels: Sequence[float], **more: Any) -> dict[str, Any]:
+    """What decides whether `image` and its labels can be learnt from."""
+    return {**SHARED, "images": [image], "levels": list(levels), **FINETUNE, **more}
+
+
 def _train(kind: str, options: DemoOptions, image: str, **more: Any) -> Path:
     """Run one training of the demo; its run folder."""
     from napari_muvit import api
 
     steps = options.steps[0] if kind == "pretrain" else options.steps[1]
+    every = max(steps // 4, 1)
     values: dict[str, Any] = {
-        "images": [image], "levels": list(options.levels), "preset": "tiny", "steps": steps,
-        "seed": options.seed, "learning_rate": 1e-3, "checkpoint_every": max(steps // 4, 1),
-        "preview_every": max(steps // 4, 1), "validate_every": max(steps // 4, 1),
-        "output": str(options.output / kind), **(PRETRAIN if kind == "pretrain" else FINETUNE),
-        **more,
+        **SHARED, "images": [image], "levels": list(options.levels), "steps": steps,
+        "seed": options.seed, "learning_rate": 1e-3, "checkpoint_every": every,
+        "preview_every": every, "validate_every": every, "output": str(options.output / kind),
+        **(PRETRAIN if kind == "pretrain" else FINETUNE), **more,
     }
     run = getattr(api, kind)(values)
     for _ in _shown(kind, run):

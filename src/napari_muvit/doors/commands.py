@@ -20,11 +20,13 @@ def info(args: Sequence[str]) -> int:
     parser.add_argument("source", metavar="SOURCE", help="Image file, OME-Zarr folder or URL.")
     parser.add_argument("--levels", nargs="+", type=float, default=None, metavar="N",
                         help="MuViT levels to look up; by default those that suit the image.")
+    parser.add_argument("--image", default=None, metavar="X",
+                        help="Which image of a file that holds several, by name or number.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     given = parser.parse_strictly(args)
     from napari_muvit import api
 
-    found = api.describe(given.source, levels=given.levels)
+    found = api.describe(given.source, levels=given.levels, image=parse_image(given.image))
     text = json.dumps(found.to_dict(), indent=2) if given.json else str(found)
     sys.stdout.write(text + "\n")
     return 0
@@ -49,7 +51,7 @@ def convert(args: Sequence[str]) -> int:
     parser.add_argument("--t", type=int, default=None, metavar="N", help="One time point.")
     parser.add_argument("--z", type=int, default=None, metavar="N", help="One plane.")
     parser.add_argument("--image", default=None, metavar="X",
-                        help="Which image of a file that holds several.")
+                        help="Which image of a file that holds several, by name or number.")
     parser.add_argument("--workers", type=int, default=None, metavar="N",
                         help="Threads; one for each core by default.")
     given = parser.parse_strictly(args)
@@ -57,12 +59,18 @@ def convert(args: Sequence[str]) -> int:
 
     events = api.convert(
         given.source, given.output, levels=given.levels, chunk=given.chunk, shard=given.shard,
-        fmt=given.format, as_labels=given.labels, t=given.t, z=given.z, image=given.image,
-        channels=parse_channels(given.channels), workers=given.workers,
+        fmt=given.format, as_labels=given.labels, t=given.t, z=given.z,
+        image=parse_image(given.image), channels=parse_channels(given.channels),
+        workers=given.workers,
     )
     show_events("convert", events)
     say(f"convert: wrote {given.output}")
     return 0
+
+
+def parse_image(given: str | None) -> int | str | None:
+    """The number of an image as a number; its name stays text."""
+    return int(given) if given is not None and given.isdecimal() else given
 
 
 def parse_channels(given: Sequence[str] | None) -> list[int | str] | None:

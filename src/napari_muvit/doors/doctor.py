@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,20 @@ from napari_muvit.doors.options import Parser
 
 PACKAGES = ("torch", "zarr", "ome-zarr", "dask", "tifffile", "imagecodecs", "napari")
 BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
+GL_LIBRARIES = ("libGL.so.1", "libEGL.so.1")
+QT_LIBRARIES = ("libxkbcommon-x11.so.0", "libxcb-cursor.so.0", "libxcb-icccm.so.4",
+                "libxcb-keysyms.so.1")
+DEBIAN_PACKAGES = (
+    "sudo apt-get install -y libgl1 libegl1 libgl1-mesa-dri libxkbcommon-x11-0 libdbus-1-3 "
+    "libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 "
+    "libxcb-render-util0 libxcb-shape0 (Debian, Ubuntu; other systems have the same under other "
+    "names)"
+)
+CUDA_TORCH = (
+    "pip install --upgrade --force-reinstall torch" if sys.platform == "linux" else
+    "pip install --upgrade --force-reinstall torch --index-url URL, with the URL that "
+    "https://pytorch.org/get-started names for CUDA"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ def examine() -> Iterator[Finding]:
     yield from _devices()
     yield _codecs()
     yield _qt_binding()
+    yield _opengl()
     yield _display()
 
 
@@ -79,8 +96,7 @@ def _devices() -> Iterator[Finding]:
             memory = torch.cuda.get_device_properties(index).total_memory / 2**30
             yield Finding(f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     elif torch.version.cuda is None and _has_nvidia_driver():
-        yield Finding("GPU", "an NVIDIA driver is here, but this torch is a CPU build",
-                      "install the CUDA build that https://pytorch.org/get-started names")
+        yield Finding("GPU", "an NVIDIA driver is here, but this torch is a CPU build", CUDA_TORCH)
     elif torch.version.cuda is not None:
         yield Finding("GPU", "torch is a CUDA build, but it sees no usable GPU",
                       "check the driver with: nvidia-smi")
@@ -111,10 +127,44 @@ def _codecs() -> Finding:
 
 def _qt_binding() -> Finding:
     found = [name for name in BINDINGS if importlib.util.find_spec(name) is not None]
-    if found:
-        return Finding("Qt", ", ".join(found))
-    return Finding("Qt", "no binding; the viewer cannot start, everything headless can",
-                   "pip install 'napari-muvit[gui]'")
+    if not found:
+        return Finding("Qt", "no binding; the viewer cannot start, everything headless can",
+                       "pip install 'napari-muvit[gui]'")
+    error = _import_error(f"{found[0]}.QtWidgets")
+    if error:
+        return Finding("Qt", f"{found[0]} does not load: {error}", DEBIAN_PACKAGES)
+    missing = _missing_libraries(QT_LIBRARIES)
+    if missing:
+        return Finding("Qt", f"{found[0]}, but its windows need {', '.join(missing)}",
+                       DEBIAN_PACKAGES)
+    return Finding("Qt", ", ".join(found))
+
+
+def _import_error(module: str) -> str:
+    """Why a module cannot be imported, tried in a process of its own; empty where it can."""
+    ran = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True,
+                         text=True, check=False)
+    said = ran.stderr.strip().splitlines()
+    return "" if ran.returncode == 0 else (said[-1] if said else f"status {ran.returncode}")
+
+
+def _opengl() -> Finding:
+    missing = _missing_libraries(GL_LIBRARIES)
+    if missing:
+        return Finding("OpenGL", f"{', '.join(missing)} not found; the viewer's canvas stays "
+                       "empty, everything headless works", DEBIAN_PACKAGES)
+    return Finding("OpenGL", "present")
+
+
+def _missing_libraries(names: Sequence[str]) -> list[str]:
+    """Those shared libraries that the system lacks; elsewhere than on Linux it brings its own."""
+    missing = []
+    for name in names if sys.platform == "linux" else ():
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            missing.append(name)
+    return missing
 
 
 def _display() -> Finding:

@@ -12,10 +12,11 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
+from pydantic import ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from napari_muvit.config import Options, parse_config, read_options
+from napari_muvit.config import Options, config_error, parse_config, read_options
 from napari_muvit.errors import ConfigError, nearest_name
 
 ConfigT = TypeVar("ConfigT", bound=Options)
@@ -52,16 +53,23 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=30, width=100)
 
 
-def add_flags(parser: Parser, kind: type[Options], skip: Sequence[str] = ()) -> None:
-    """Add one flag for each field of `kind`, grouped as in the forms."""
+def add_flags(
+    parser: Parser, kind: type[Options], skip: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+) -> None:
+    """Add one flag for each field of `kind`, grouped as in the forms.
+
+    `only` names those that change something there already, whose defaults do not count.
+    """
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in kind.model_fields.items():
-        if name in skip:
+        if name in skip or (only is not None and name not in only):
             continue
         extra = field.json_schema_extra
         title = str(extra.get("group", "options")) if isinstance(extra, dict) else "options"
         group = groups.setdefault(title, parser.add_argument_group(title))
-        group.add_argument(flag_of(name), dest=name, **_flag_style(field))
+        group.add_argument(
+            flag_of(name), dest=name, **_flag_style(field, has_default=only is None))
 
 
 def flag_of(name: str) -> str:
@@ -69,8 +77,9 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _flag_style(field: FieldInfo) -> dict[str, Any]:
-    text = (field.description or "").replace("%", "%%") + _default_text(field).replace("%", "%%")
+def _flag_style(field: FieldInfo, *, has_default: bool = True) -> dict[str, Any]:
+    default = _default_text(field) if has_default else ""
+    text = ((field.description or "") + default).replace("%", "%%")
     style: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
     members = _members(field.annotation)
     if bool in members:
@@ -108,3 +117,23 @@ def merge(kind: type[ConfigT], flags: dict[str, Any], config_file: str | None) -
     """The config of a command: values of the YAML file, with the flags given in their place."""
     values = {} if config_file is None else read_options(kind, config_file)
     return parse_config(kind, values | flags)
+
+
+def parse_some(kind: type[Options], flags: dict[str, Any]) -> dict[str, Any]:
+    """The values of some options, judged as in a whole config.
+
+    Raises
+    ------
+    ConfigError
+        Naming the option, what was given, and the rule.
+    """
+    values = {}
+    for name, given in flags.items():
+        field = kind.model_fields[name]
+        only: dict[str, Any] = {name: (field.annotation, field)}
+        single = create_model(name, __base__=Options, **only)
+        try:
+            values[name] = getattr(single.model_validate({name: given}), name)
+        except ValidationError as error:
+            raise config_error(error, kind) from None
+    return values

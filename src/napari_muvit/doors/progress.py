@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from napari_muvit.doors.shell import duration, say
@@ -20,6 +22,7 @@ class ProgressPrinter:
         self._last = -QUIET_SECONDS
         self._shown = ""
         self._open_line = False
+        self._begun = ""
 
     def show(self, event: Any) -> None:
         """Print what `event` says, if it is time to."""
@@ -60,8 +63,7 @@ class ProgressPrinter:
         )
 
     def _show_ValidationEvent(self, event: Any) -> None:
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
-        self._line(f"step {event.step} validation  {shown}")
+        self._line(f"step {event.step} validation  {metrics_text(event.metrics)}")
 
     def _show_WarningEvent(self, event: Any) -> None:
         self._line(f"warning: {event.message}")
@@ -69,6 +71,11 @@ class ProgressPrinter:
     def _show_TileEvent(self, event: Any) -> None:
         if not event.total:
             return  # nothing is left for this part
+        image, share = getattr(event, "image", ""), getattr(event, "left_out", 0.0)
+        if share and image != self._begun:
+            self._begun = image
+            self._line(f"{share:.0%} of {image} is left out as empty or outside the mask and stays "
+                       "unlabelled; --tissue none predicts everything")
         self._progress(
             f"{event.done}/{event.total} tiles{left(event.remaining)}",
             is_last=event.done == event.total,
@@ -101,6 +108,16 @@ def finished_text(event: Any) -> str:
     if getattr(event, "part_complete", False):
         return f"this part is done, others are not; {wrote}"
     return f"unfinished, run again to go on; {wrote}"
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Validation metrics by name; of classes that are in no crop, nor predicted, the names."""
+    parts = [f"{name} {value:.4f}" for name, value in metrics.items() if math.isfinite(value)]
+    absent = [name.removeprefix("whole_").removeprefix("dice_")
+              for name, value in metrics.items() if not math.isfinite(value)]
+    if absent:
+        parts.append(f"(not there to score: {', '.join(absent)})")
+    return "  ".join(parts)
 
 
 def left(seconds: float | None) -> str:
