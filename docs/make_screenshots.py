@@ -1,203 +1,210 @@
-"""Pictures of every widget in the light and the dark theme, for the documentation.
+"""The seven tutorials, walked by real clicks in one napari, and pictures of what they show.
 
 Run under a display of 1280 x 800:
 ``xvfb-run -a -s "-screen 0 1280x800x24" python docs/make_screenshots.py docs/images``.
-Trains tiny models for the widgets to show; takes a few minutes.
+Takes a few minutes, most of them for the two small trainings. A step of a tutorial that
+cannot be done ends the walk with an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import napari
-import numpy as np
-from PIL import Image, ImageColor
-from qtpy.QtWidgets import QApplication
-from skimage.color import rgb2hed
-from skimage.data import immunohistochemistry
-
-from napari_muvit import api
+os.environ.setdefault("NAPARI_ASYNC", "0")
 
 SIZE = (1280, 800)
-CURVES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00")
-FLAT, MIXED = 64, 144
-"""Colours of a picture: those of most pixels as they are, and some for all others."""
-TINY = {
-    "levels": (1, 4), "crop_size": (64,), "preset": "tiny", "batch_size": 4, "tissue": "none",
-    "val_fraction": 0.2, "validate_every": 20, "preview_every": 20, "seed": 0,
+BOTH = ("dark", "light")
+BOXES = "MuViT crops"
+SAMPLE = "Colon tissue, immunohistochemistry (pyramid)"
+STROKES = {
+    "background": [((95, 336), (140, 350), (175, 362)), ((410, 435), (470, 440))],
+    "gland": [((105, 90), (120, 150), (140, 200)), ((330, 300), (400, 330), (470, 330)),
+              ((60, 435), (140, 445), (200, 445))],
+    "stroma": [((370, 190), (430, 200), (490, 195)), ((250, 240), (290, 225))],
 }
+"""Places (y, x) that strokes of each class go through."""
 
 
-def prepare(folder: Path) -> dict[str, str]:
-    """The image, its labels, one pretraining and one fine-tuning run; their paths."""
-    rgb = immunohistochemistry()
-    stains = rgb2hed(rgb)
-    labels = np.ones(rgb.shape[:2], np.uint8)
-    labels[stains[..., 2] > np.percentile(stains[..., 2], 60)] = 2
-    labels[stains[..., 0] > np.percentile(stains[..., 0], 85)] = 3
-    names = (api.LabelClass(1, "rest", "#808080"), api.LabelClass(2, "DAB", "#e69f00"),
-             api.LabelClass(3, "nuclei", "#56b4e9"))
-    table = api.ClassTable(names, background=1)
-    paths = {name: str(folder / name) for name in ("tissue.ome.zarr", "labels.ome.zarr")}
-    image = api.pyramid_from_arrays([rgb], axes="yxc", pixel_size=(0.5, 0.5), name="colon")
-    truth = api.pyramid_from_arrays([labels], axes="yx", pixel_size=(0.5, 0.5), is_labels=True,
-                                    name="stains")
-    for _ in api.convert(image, paths["tissue.ome.zarr"], levels=(1, 2, 4), chunk=128):
-        pass
-    for _ in api.convert(truth, paths["labels.ome.zarr"], levels=(1, 2, 4), chunk=128,
-                         classes=table):
-        pass
-    runs = folder / "muvit-runs"
-    source = {"images": (paths["tissue.ome.zarr"],)}
-    api.pretrain({**TINY, **source, "steps": 60, "output": str(runs / "pretrain-1")}).wait()
-    api.finetune({**TINY, **source, "labels": (paths["labels.ome.zarr"],), "steps": 80,
-                  "pretrained": str(runs / "pretrain-1"), "output": str(runs / "finetune-1"),
-                  }).wait()
-    return {"image": paths["tissue.ome.zarr"], "labels": paths["labels.ome.zarr"],
-            "runs": str(runs)}
+def walk_crops(hands: Any, steps: int) -> None:
+    hands.menu("File", "Open Sample", "MuViT", SAMPLE)
+    widget = hands.open_widget("MuViT: Crops")
+    hands.type(widget.levels_edit, "1, 2, 4")
+    hands.type(widget.size, "128")
+    hands.click_image(220, 200)
+    hands.rest(2)
+    hands.shoot("crops", BOTH)
+    hands.press(widget.sample)
+    hands.wait(lambda: widget.note.text().startswith("Training sample"))
+    hands.rest(1)
+    hands.shoot("crops_sampled")
+    hands.viewer.layers.remove(BOXES)
 
 
-def wait(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-    """Let napari work for a while, or until something is there."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not until():
-        QApplication.processEvents()
-        time.sleep(0.01)
+def fill_form(hands: Any, widget: Any, **options: str) -> None:
+    """Type the options into a training form."""
+    for name, text in options.items():
+        editor = widget.form.editors[name]
+        hands.choose(editor, text) if name == "preset" else hands.type(editor, text)
 
 
-def show_crops(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    widget.size.setValue(128)
-    widget.levels_edit.setText("1, 2, 4")
-    widget.levels_edit.editingFinished.emit()
-    wait(2)
+def train(hands: Any, widget: Any, name: str) -> None:
+    """Press Start, wait for the end, and take a picture of the curves."""
+    hands.press(widget.start)
+    seconds = hands.wait(lambda: widget.control is None, 600)
+    hands.wait(lambda: widget.view.picture is not None and not widget.view.picture.is_running)
+    hands.rest(1)
+    if "completed" not in widget.view.headline.text().lower():
+        raise RuntimeError(widget.view.headline.text())
+    print(f"{name}: {seconds:.0f} s")  # noqa: T201
+    hands.shoot(name, BOTH)
 
 
-def show_pretrain(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    widget.sources.add_layer.click()
-    widget.form.set_values({**TINY, "steps": 60})
-    widget.output.line.setText(str(Path(paths["runs"]) / "pretrain-1"))
-    widget.view.watch(Path(paths["runs"]) / "pretrain-1")
-    widget.tabs.setCurrentIndex(1)
-    wait(20, lambda: widget.view.picture is not None)
-    wait(1)
+def walk_pretrain(hands: Any, steps: int) -> None:
+    widget = hands.open_widget("MuViT: Pretrain")
+    hands.press(widget.sources.add_layer)
+    fill_form(hands, widget, levels="1, 4", crop_size="64", preset="tiny", steps=str(steps))
+    hands.wait(lambda: bool(widget.advice.text()))
+    hands.shoot("pretrain_options")
+    train(hands, widget, "pretrain")
 
 
-def show_finetune(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    viewer.open(paths["labels"], plugin="napari-muvit", opacity=0.4)
-    widget.sources.add_layer.click()
-    widget.form.set_values({**TINY, "steps": 80, "pretrained": paths["runs"] + "/pretrain-1"})
-    wait(1)
+def walk_annotate(hands: Any, steps: int) -> None:
+    widget = hands.open_widget("MuViT: Annotate")
+    rows = widget.classes.rows
+    hands.rename_cell(rows, 1, 1, "gland")
+    hands.press(widget.classes.add)
+    hands.rename_cell(rows, 2, 1, "stroma")
+    hands.press(widget.here)
+    for line, strokes in enumerate(STROKES.values()):
+        hands.click_cell(rows, line, 1)
+        for stroke in strokes:
+            hands.stroke(*stroke)
+    hands.wait(lambda: all(rows.item(line, 2).text() for line in range(3)))
+    hands.rest(1)
+    hands.shoot("annotate", BOTH)
+    hands.press(widget.instant.switch)
+    hands.wait(lambda: any("instant" in layer.name for layer in hands.viewer.layers))
+    hands.scroll_to(widget.instant)
+    hands.rest(1)
+    hands.shoot("annotate_instant")
+    hands.press(widget.instant.switch)
 
 
-def show_predict(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    widget.folder.set_path(str(Path(paths["runs"]) / "finetune-1"))
-    wait(20, lambda: widget.model is not None)
-    widget.view.click()
-    wait(120, lambda: widget.job is None)
-    wait(1)
+def walk_finetune(hands: Any, steps: int) -> None:
+    widget = hands.open_widget("MuViT: Fine-tune")
+    hands.press(widget.sources.add_layer)
+    runs = Path(widget.output.path).parent
+    fill_form(hands, widget, levels="1, 4", crop_size="64", preset="tiny",
+              steps=str(max(1, steps // 2)), pretrained=str(runs / "pretrain-1"))
+    hands.wait(lambda: bool(widget.advice.text()))
+    hands.shoot("fine_tune_options")
+    train(hands, widget, "fine_tune")
 
 
-def show_live(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    show_predict(viewer, widget, paths)
-    viewer.layers.remove("colon: prediction in view")
-    widget.output.set_path(str(Path(paths["runs"]) / "out.ome.zarr"))
-    widget.whole.click()
-    wait(120, lambda: widget.job is None)
-    wait(1)
+def walk_predict(hands: Any, steps: int) -> None:
+    viewer = hands.viewer
+    widget = hands.open_widget("MuViT: Predict")
+    runs = find_runs()
+    hands.type(widget.folder.line, str(runs / "finetune-1"))
+    hands.wait(lambda: widget.model is not None)
+    for layer in list(viewer.layers)[1:]:
+        layer.visible = False
+    hands.press(widget.live)
+    name = f"{viewer.layers[0].name}: live prediction"
+    hands.wait(lambda: name in viewer.layers)
+    hands.rest(4)
+    hands.shoot("predict_live")
+    hands.press(widget.live)
+    viewer.layers[name].visible = False
+    hands.press(widget.whole)
+    hands.wait(lambda: widget.job is None)
+    hands.rest(1)
+    hands.shoot("predict", BOTH)
 
 
-def show_features(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    widget.folder.set_path(str(Path(paths["runs"]) / "pretrain-1"))
-    wait(20, lambda: widget.model is not None)
-    widget.compute.click()
-    wait(120, lambda: widget.job is None)
+def walk_features(hands: Any, steps: int) -> None:
+    viewer = hands.viewer
+    image = viewer.layers[0].name
+    for layer in list(viewer.layers)[1:]:
+        layer.visible = False
+    widget = hands.open_widget("MuViT: Features")
+    hands.type(widget.folder.line, str(find_runs() / "pretrain-1"))
+    hands.wait(lambda: widget.model is not None)
+    hands.press(widget.compute)
+    hands.wait(lambda: widget.job is None and bool(widget.maps))
+    hands.rest(1)
+    hands.shoot("features", BOTH)
+    hands.click_image(400, 320)
+    hands.wait(lambda: "alike, level 1" in viewer.layers)
     for layer in viewer.layers:
-        layer.visible = not layer.name.startswith("features")
-    widget.click.setCurrentText("what it attends to")
-    widget.show_attended((128.0, 128.0))
-    wait(20, lambda: "attended, level 1" in viewer.layers)
-    wait(1)
+        layer.visible = layer.name in {image, "alike, level 1"}
+    hands.shoot("features_alike")
+    hands.choose(widget.click, "what it attends to")
+    hands.click_image(400, 320)
+    hands.wait(lambda: "attended, level 1" in viewer.layers)
+    for layer in viewer.layers:
+        layer.visible = layer.name in {image, "attended, level 4", "attended, level 1"}
+    hands.rest(1)
+    hands.shoot("features_attended")
 
 
-def show_annotate(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    widget.here.click()
-    wait(1)
-    layer = viewer.layers.selection.active
-    for value, (row, column), reach in ((2, (150, 90), 40), (1, (330, 200), 45)):
-        rows, columns = np.mgrid[row - 12:row + 12, column - reach:column + reach]
-        bent = rows + (12 * np.sin(columns / 15)).astype(int)
-        layer.data_setitem((bent.ravel(), columns.ravel()), value)
-    layer.refresh()
-    wait(3)
+def walk_runs(hands: Any, steps: int) -> None:
+    widget = hands.open_widget("MuViT: Runs")
+    hands.type(widget.parent_folder.line, str(find_runs()))
+    hands.wait(lambda: widget.list.count() == 2 and widget.view.picture is not None)
+    hands.choose(widget.other, "pretrain-1")
+    hands.rest(1)
+    hands.shoot("runs", BOTH)
+    hands.press(widget.use)
+    hands.rest(1)
 
 
-def show_runs(viewer: Any, widget: Any, paths: dict[str, str]) -> None:
-    widget.parent_folder.set_path(paths["runs"])
-    wait(20, lambda: widget.view.picture is not None)
-    wait(1)
+WALKS = (walk_crops, walk_pretrain, walk_annotate, walk_finetune, walk_predict, walk_features,
+         walk_runs)
 
 
-WIDGETS = {
-    "MuViT: Crops": show_crops, "MuViT: Pretrain": show_pretrain,
-    "MuViT: Fine-tune": show_finetune, "MuViT: Predict": show_live,
-    "MuViT: Features": show_features, "MuViT: Annotate": show_annotate, "MuViT: Runs": show_runs,
-}
+def find_runs() -> Path:
+    """The folder of the runs, beside the sample image."""
+    return Path(os.environ["XDG_CACHE_HOME"]) / "napari-muvit" / "samples" / "muvit-runs"
 
 
-def picture(name: str, theme: str, paths: dict[str, str], output: Path) -> None:
-    """One widget in one theme, beside the image it works on."""
+def walk(output: Path, steps: int) -> list[str]:
+    """Walk all tutorials; names of the pictures."""
+    import napari
+    from hands import Hands
+
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
-    viewer.theme = theme
+    viewer.theme = "dark"
     viewer.window.resize(*SIZE)
-    viewer.open(paths["image"], plugin="napari-muvit")
-    _, widget = viewer.window.add_plugin_dock_widget("napari-muvit", name)
-    WIDGETS[name](viewer, widget, paths)
-    file = name.split(": ")[1].lower().replace(" ", "_").replace("-", "_")
-    shot = Image.fromarray(viewer.screenshot(canvas_only=False)[..., :3])
-    few_colours(shot).save(output / f"{file}_{theme}.png", optimize=True)
-    viewer.close()
-    wait(0.2)
-
-
-def few_colours(shot: Image.Image) -> Image.Image:
-    """The picture in a palette, so that its file is small; widgets and curves keep theirs."""
-    counted = sorted(shot.getcolors(shot.width * shot.height), reverse=True)
-    palette = [ImageColor.getrgb(name) for name in CURVES] + [rgb for _, rgb in counted[:FLAT]]
-    mixed = shot.quantize(MIXED).getpalette() or []
-    values = [value for rgb in palette for value in rgb] + mixed[: 3 * MIXED]
-    holder = Image.new("P", (1, 1))
-    holder.putpalette(values)
-    return shot.quantize(palette=holder, dither=Image.Dither.NONE)
+    hands = Hands(viewer, output)
+    hands.rest(1)
+    try:
+        for step in WALKS:
+            step(hands, steps)
+    finally:
+        viewer.close()
+        hands.rest(0.5)
+    return hands.pictures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--only", nargs="*", help="names of widgets, such as Crops")
+    parser.add_argument("--steps", type=int, default=300, help="of the pretraining")
     given = parser.parse_args()
-    given.output = given.output.absolute()
-    given.output.mkdir(parents=True, exist_ok=True)
-    # Short paths are read more easily in a picture.
-    folder = Path(tempfile.gettempdir(), "muvit-pictures")
-    folder.mkdir()
-    os.chdir(folder)
-    try:
-        paths = prepare(Path("slides"))
-        for name in WIDGETS:
-            if given.only and name.split(": ")[1] not in given.only:
-                continue
-            for theme in ("dark", "light"):
-                picture(name, theme, paths, given.output)
-    finally:
-        os.chdir(folder.parent)
-        shutil.rmtree(folder)
+    output = given.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    # A home of its own: the user's settings stay out of the pictures, and paths are short.
+    with tempfile.TemporaryDirectory(prefix="ada") as home:
+        os.environ |= {"HOME": home, "XDG_CACHE_HOME": home, "XDG_CONFIG_HOME": f"{home}/config",
+                       "XDG_DATA_HOME": f"{home}/data"}
+        os.chdir(home)
+        walk(output, given.steps)
+        os.chdir(output)
 
 
 if __name__ == "__main__":

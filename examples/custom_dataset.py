@@ -1,16 +1,30 @@
 """The official project's way: a dataset of one's own, and `.fit`.
 
-Only the import lines differ from the official project's README.
+Only the import lines differ from the official project's README. As a script:
+`python examples/custom_dataset.py [OUTPUT]`.
 """
 
+# %%
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 
 import napari_muvit as muvit
 
+OUTPUT = Path("custom-dataset")
+EPOCHS = 2
 
+if "__file__" in globals() and len(sys.argv) == 2:
+    OUTPUT = Path(sys.argv[1])
+
+# %% [markdown]
+# A sample is a dict: `img` (levels, channels, y, x) and `bbox` (levels, 2, axes), the outer edges
+# of what each level shows, in pixels of full resolution.
+
+
+# %%
 class RandomScenes(muvit.MuViTDataset):
     """Nested crops of smooth random scenes; stands for whatever you have."""
 
@@ -45,22 +59,21 @@ class RandomScenes(muvit.MuViTDataset):
                 "bbox": torch.tensor(boxes, dtype=torch.float32)}
 
 
-def main(output: str, epochs: int = 2) -> None:
-    train, val = RandomScenes(32), RandomScenes(8)
-    model = muvit.MuViTMAE2d(
-        in_channels=train.n_channels, levels=train.levels, patch_size=8, num_layers=2,
-        num_layers_decoder=1, dim=64, dim_decoder=64, heads=2,
-    )
-    train_dl = torch.utils.data.DataLoader(train, batch_size=8, shuffle=True)
-    val_dl = torch.utils.data.DataLoader(val, batch_size=8)
-    model.fit(train_dl, val_dl, output=output, num_epochs=epochs)
-    encoder = muvit.MuViTMAE2d.from_folder(output).encoder
-    sample = val[0]
-    features = encoder.compute_features(sample["img"][None], sample["bbox"][None])
-    print(f"features of one sample: {tuple(features.shape)}")
+# %%
+train, val = RandomScenes(32), RandomScenes(8)
+model = muvit.MuViTMAE2d(
+    in_channels=train.n_channels, levels=train.levels, patch_size=8, num_layers=2,
+    num_layers_decoder=1, dim=64, dim_decoder=64, heads=2,
+)
+train_dl = torch.utils.data.DataLoader(train, batch_size=8, shuffle=True)
+val_dl = torch.utils.data.DataLoader(val, batch_size=8)
+model.fit(train_dl, val_dl, output=OUTPUT, num_epochs=EPOCHS)
 
+# %% [markdown]
+# What `fit` wrote is the official folder; the muvit package reads it too.
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("python examples/custom_dataset.py OUTPUT")
-    main(sys.argv[1])
+# %%
+encoder = muvit.MuViTMAE2d.from_folder(OUTPUT).encoder
+sample = val[0]
+features = encoder.compute_features(sample["img"][None], sample["bbox"][None])
+print(f"features of one sample: {tuple(features.shape)}")

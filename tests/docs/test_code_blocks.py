@@ -17,7 +17,7 @@ from napari_muvit.config import FinetuneConfig, PredictConfig, PretrainConfig
 from napari_muvit.doors.options import flag_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FLAGS = {flag_of(name) for kind in (PretrainConfig, FinetuneConfig, PredictConfig)
          for name in kind.model_fields}
 OWN_FLAGS = {"--config", "--format", "--help", "--image", "--labels", "--unlabelled", "--json",
