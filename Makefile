@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 DEMO ?= muvit-demo
 XVFB := xvfb-run -a -s "-screen 0 1280x800x24"
 
-.PHONY: help install demo test lint quick gui slow docs clean
+.PHONY: help install demo test lint quick gui pyside slow docs test-core test-lowest data package \
+	clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
@@ -31,7 +32,7 @@ demo: install
 test: install lint docs quick gui
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/npe2 validate src/napari_muvit/napari.yaml
@@ -43,11 +44,58 @@ quick: install
 gui: install
 	$(XVFB) $(BIN)/python -m pytest -m gui -q --durations=10
 
+# Every widget once with the other Qt binding, which lies beside the first one.
+PYSIDE := $(VENV)/pyside
+$(PYSIDE)/PySide6: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target $(PYSIDE) PySide6-Essentials==6.12.0 shiboken6==6.12.0
+	@touch $@
+
+pyside: install $(PYSIDE)/PySide6
+	QT_API=pyside6 PYTEST_QT_API=pyside6 PYTHONPATH=$(PYSIDE) \
+		$(XVFB) $(BIN)/python -m pytest tests/gui/test_bindings.py -q
+
 slow: install
 	$(XVFB) $(BIN)/python -m pytest --slow -q --durations=20
 
 docs: install
 	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 
+# Without napari and Qt: the wheel in an environment of its own, and every test that needs neither.
+CORE := .venv-core
+test-core:
+	@test -x $(CORE)/bin/python || $(PYTHON) -m venv $(CORE)
+	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@rm -rf build/core && $(CORE)/bin/python -m pip wheel --quiet --no-deps -w build/core .
+	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--force-reinstall --no-deps build/core/*.whl
+	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		"napari-muvit[cluster,tensorboard,test] @ file://$$(echo $(CURDIR)/build/core/*.whl)"
+	@! $(CORE)/bin/python -c "import napari" 2>/dev/null
+	$(CORE)/bin/python -m pytest tests --ignore tests/gui --ignore tests/plugin -m "not gui" \
+		-p no:pytest-qt -q
+
+# The lowest versions that pyproject.toml allows. crc32c: of a numcodecs newer than that zarr.
+LOWEST := .venv-lowest
+test-lowest:
+	@scripts/system_packages.sh
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-lowest.txt torch
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-lowest.txt -e ".[gui,cluster,remote,tensorboard,test]"
+	$(LOWEST)/bin/python -m pytest -m "not gui" -W "ignore:crc32c usage:DeprecationWarning" -q
+
+# The data part under another Python (make data PYTHON=python3.13): newest libraries, no torch.
+data:
+	scripts/test_data.sh $(PYTHON)
+
+# Wheel and sdist in dist/, checked as PyPI checks them.
+package: install
+	@rm -rf dist
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
+	$(BIN)/python -m build --installer=pip -o dist .
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CORE) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -10,19 +10,23 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import napari_muvit
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = f"napari_muvit-{napari_muvit.__version__}"
 BINDINGS = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
-USED_BY_MAKE = ("pyproject.toml", "constraints.txt", "scripts/system_packages.sh", "README.md")
+USED_BY_MAKE = ("pyproject.toml", "constraints.txt", "constraints-lowest.txt", "README.md",
+                "scripts/system_packages.sh")
 
 
 def build(target: str, source: Path, output: Path) -> Path:
@@ -167,3 +171,33 @@ def test_every_public_name_of_the_installed_package_resolves(installed: Path) ->
     ran = run_installed(installed, "-W", "error::DeprecationWarning:napari_muvit", "-c", program)
     assert ran.returncode == 0, ran.stderr
     assert Path(ran.stdout.strip()).is_relative_to(installed)
+
+
+def pins(name: str) -> dict[str, str]:
+    """Versions by normalised name in a constraints file."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {re.sub(r"[._]", "-", package.lower()): version for package, version in pairs}
+
+
+def requirements(*extras: str) -> Iterator[tuple[str, Requirement]]:
+    """What the project and some of its extras need, with normalised names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    offered = project["optional-dependencies"]
+    for line in [*project["dependencies"], *(line for extra in extras for line in offered[extra])]:
+        requirement = Requirement(line)
+        yield re.sub(r"[._]", "-", requirement.name.lower()), requirement
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> None:
+    pinned = pins("constraints-lowest.txt")
+    for name, requirement in requirements("gui", "cluster", "remote", "tensorboard", "test"):
+        (lowest,) = (s.version for s in requirement.specifier if s.operator == ">=")
+        assert f"{pinned[name]}.".startswith(f"{lowest}."), requirement
+
+
+def test_every_pin_of_the_environment_satisfies_the_project() -> None:
+    pinned = pins("constraints.txt")
+    extras = ("gui", "cluster", "remote", "tensorboard", "test", "lint", "docs", "parity")
+    for name, requirement in requirements(*extras):
+        assert requirement.specifier.contains(pinned[name]), requirement
