@@ -19,7 +19,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,27 +183,30 @@ def measure_peak(precision: torch.dtype, device: str, clock: Callable[[], float]
     return 2 * size**3 / min(seconds)
 
 
-def measure_memory(case_name: str, name: str, arguments: argparse.Namespace) -> float:
+def measure_memory(
+    case_name: str, name: str, choice: KernelChoice, arguments: argparse.Namespace
+) -> float:
     """Peak memory of one job in MB, in a process of its own."""
     command = [sys.executable, str(Path(__file__)), "--memory-of", case_name, name,
-               "--threads", str(arguments.threads), "--device", arguments.device]
+               json.dumps(choice.to_dict()), "--threads", str(arguments.threads),
+               "--device", arguments.device]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(found.stdout.split()[-1])
 
 
-def run_for_memory(case_name: str, name: str, device: str) -> float:
+def run_for_memory(case_name: str, name: str, kernels: str, device: str) -> float:
     """The child's side: run once, report the peak above model and input in MB."""
-    choices = {p: KernelChoice(precision=p) for p in ("fp32", "bf16")}  # type: ignore[arg-type]
+    choices = {name.split()[1]: KernelChoice.from_dict(json.loads(kernels))}
     job = build_job(CASES[case_name], name, choices, device)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         job()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    return _peak_of(job)
+    return peak_of(job)
 
 
-def _peak_of(job: Job) -> float:
+def peak_of(job: Job) -> float:
     """Highest resident memory while a job runs, above what was there before, in MB."""
     import psutil
 
@@ -220,6 +223,16 @@ def _peak_of(job: Job) -> float:
     is_over.set()
     thread.join()
     return (max(seen) - before) / 1e6
+
+
+def choose(case: Case, device: str) -> dict[str, KernelChoice]:
+    """Kernels measured for a case, by precision, as a run or a prediction would choose them."""
+    tokens = len(case.levels) * (case.size // 8) ** 2
+    return {
+        precision: choose_kernels(
+            precision, tokens=tokens, device=device, is_training=case.is_step)
+        for precision in ("fp32", "bf16")
+    }  # type: ignore[arg-type]
 
 
 def run_case(
@@ -239,7 +252,10 @@ def run_case(
         ratios = [a / b for a, b in zip(seconds["official fp32"], seconds[name], strict=True)]
         error = ((counted[name][0] - reference).abs().max() / reference.abs().max()).item()
         median = statistics.median(seconds[name])
-        memory = None if arguments.no_memory else measure_memory(case_name, name, arguments)
+        choice = choices.get(name.split()[1], KernelChoice())
+        memory = None
+        if not arguments.no_memory:
+            memory = measure_memory(case_name, name, choice, arguments)
         rows.append({
             "name": name, "seconds": median, "ratio": statistics.median(ratios), "error": error,
             "memory": memory, "gflops": flops / median / 1e9,
@@ -247,7 +263,9 @@ def run_case(
     return rows
 
 
-def print_table(case: Case, rows: list[dict[str, Any]], peaks: dict[str, float]) -> None:
+def print_table(
+    case: Case, rows: list[dict[str, Any]], kernels: list[dict[str, str]], peaks: dict[str, float]
+) -> None:
     """One table in Markdown."""
     error = "loss, relative error" if case.is_step else "error"
     print(f"\n### {case.title}\n")
@@ -259,6 +277,7 @@ def print_table(case: Case, rows: list[dict[str, Any]], peaks: dict[str, float])
         share = 100 * row["gflops"] * 1e9 / peaks["fp32"]
         print(f"| {row['name']} | {row['seconds']:.3f} | {row['ratio']:.2f} | {wanted or ''} | "
               f"{row['error']:.1e} | {memory} | {share:.0f} % |")
+    print(f"\nKernels: {kernels}.")
     limit = peaks["fp32"] / rows[0]["gflops"] / 1e9
     print(f"\nThe official operations, all at the speed of a large fp32 product: {limit:.2f}.")
 
@@ -276,7 +295,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, help="also write all numbers here")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -289,20 +308,20 @@ def main() -> None:
         print(run_for_memory(*arguments.memory_of, arguments.device))
         return
     device = arguments.device
-    choices = {p: choose_kernels(p, device=device) for p in ("fp32", "bf16")}  # type: ignore[arg-type]
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     clock = CLOCKS[arguments.clock]
     peaks = {name: measure_peak(dtype, device, clock) for name, dtype in dtypes.items()}
     print(f"torch {torch.__version__}, {device}, {arguments.threads} threads, {arguments.clock} "
-          f"clock, {arguments.rounds} rounds; kernels {[c.to_dict() for c in choices.values()]}; "
-          f"large product: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items()))
-    tables = {}
+          f"clock, {arguments.rounds} rounds; large product: "
+          + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items()))
+    tables, kernels = {}, {}
     for name in arguments.cases:
+        choices = choose(CASES[name], device)
+        kernels[name] = [choice.to_dict() for choice in choices.values()]
         tables[name] = run_case(name, choices, arguments)
-        print_table(CASES[name], tables[name], peaks)
+        print_table(CASES[name], tables[name], kernels[name], peaks)
     if arguments.json:
-        facts = {"tables": tables, "peaks": peaks, "torch": torch.__version__,
-                 "kernels": {k: asdict(v) for k, v in choices.items()}}
+        facts = {"tables": tables, "peaks": peaks, "torch": torch.__version__, "kernels": kernels}
         arguments.json.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 

@@ -6,7 +6,8 @@ speed   the base model's encoder over one tile grid: a plain loop in fp32 over t
         Arms take turns tile by tile, so that other load hits all alike.
 head    the whole pipeline with a UNETR head: share of reading, model and blending.
 memory  peak memory above the start for a sparse image of any size.
-seams   label changes across tile borders against those elsewhere, for a trained model.
+seams   label changes across tile borders against those elsewhere, for trained models.
+processes  one process against two, each with one thread.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prediction_processes import processes
+from prediction_seams import seams
 
 LEVELS = (1, 8, 32)
 CROP = 256
@@ -83,8 +86,7 @@ def arms(names: list[str]) -> dict[str, Any]:
     from napari_muvit.inference.spec import ModelSpec
 
     spec = ModelSpec(LEVELS, (CROP, CROP), 2, 3, ClassTable(()))
-    cpu = torch.device("cpu")
-    plain, label = official_encoder()
+    cpu, (plain, label) = torch.device("cpu"), official_encoder()
     ours, coarse = make_encoder(), make_encoder("coarse_to_fine")
 
     def with_kernels(encoder: Any, precision: str) -> Any:
@@ -158,6 +160,28 @@ def speed(given: argparse.Namespace) -> None:
               f"{first / total:5.2f}x")
 
 
+class Stopwatch:
+    """Seconds spent in methods of an object, each moment once where one calls another."""
+
+    def __init__(self, owner: Any, *methods: str) -> None:
+        self.seconds, self._depth = 0.0, 0
+        for method in methods:
+            setattr(owner, method, self._timed(getattr(owner, method)))
+
+    def _timed(self, original: Any) -> Any:
+        def run(*args: Any, **more: Any) -> Any:
+            begin = time.perf_counter()
+            self._depth += 1
+            try:
+                return original(*args, **more)
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self.seconds += time.perf_counter() - begin
+
+        return run
+
+
 def head(given: argparse.Namespace) -> None:
     """Where the time of the whole pipeline goes."""
     from napari_muvit.data.pyramid import open_pyramid
@@ -171,22 +195,8 @@ def head(given: argparse.Namespace) -> None:
         predictor = parse_model(model, device="cpu", precision=given.precision)
         job = plan_job(open_pyramid(source), predictor, tissue="none")
         engine = Engine(job)
-        inside = {"model": 0.0, "encoder": 0.0}
-
-        def timed(name: str, owner: Any, method: str) -> None:
-            original = getattr(owner, method)
-
-            def run(*args: Any, **more: Any) -> Any:
-                begin = time.perf_counter()
-                try:
-                    return original(*args, **more)
-                finally:
-                    inside[name] += time.perf_counter() - begin
-
-            setattr(owner, method, run)
-
-        timed("model", engine, "_call")
-        timed("encoder", model.encoder, "forward")
+        in_model, in_encoder = Stopwatch(engine, "_call"), Stopwatch(
+            model.encoder, "forward", "forward_layers", "encode_context", "encode_fine")
         begin, count = time.perf_counter(), 0
         for region in (job.plan.block_region(i) for i in np.ndindex(*job.plan.num_blocks)):
             for ran in engine.steps(region):
@@ -197,16 +207,14 @@ def head(given: argparse.Namespace) -> None:
                 break
         total = time.perf_counter() - begin
     print(f"{count} tiles, {total / count:.3f} s each; inside the model "
-          f"{inside['model'] / total:.1%}, of that the encoder "
-          f"{inside['encoder'] / max(inside['model'], 1e-9):.1%}")
+          f"{in_model.seconds / total:.1%}, of that the encoder "
+          f"{in_encoder.seconds / max(in_model.seconds, 1e-9):.1%}")
 
 
 def memory(given: argparse.Namespace) -> None:
     """Peak memory of predicting some tiles of a sparse image."""
     from napari_muvit.data.labels import ClassTable, make_classes
     from napari_muvit.data.omezarr import create_pyramid
-    from napari_muvit.data.pyramid import open_pyramid
-    from napari_muvit.inference.engine import Engine
     from napari_muvit.inference.events import TileEvent
     from napari_muvit.inference.predictor import FunctionPredictor
     from napari_muvit.inference.spec import ModelSpec
@@ -234,15 +242,21 @@ def memory(given: argparse.Namespace) -> None:
         if isinstance(event, TileEvent) and event.done >= given.tiles:
             break
     events.close()
-    from napari_muvit.inference.job import plan_job
-
-    engine = Engine(plan_job(open_pyramid(str(folder / "image.ome.zarr")), stub, tissue="none"))
-    rng = np.random.default_rng(0)
-    for _ in range(given.tiles):
-        index = tuple(int(rng.integers(n)) for n in engine.job.plan.num_cells)
-        engine.compute(engine.job.plan.cell_region(index))
+    _compute_anywhere(str(folder / "image.ome.zarr"), stub, given.tiles)
     print(f"{given.side} x {given.side}, {given.tiles} first and {given.tiles} random tiles: "
           f"{_peak() - start:.0f} MB")
+
+
+def _compute_anywhere(source: str, model: Any, count: int) -> None:
+    from napari_muvit.data.pyramid import open_pyramid
+    from napari_muvit.inference.engine import Engine
+    from napari_muvit.inference.job import plan_job
+
+    engine = Engine(plan_job(open_pyramid(source), model, tissue="none"))
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        index = tuple(int(rng.integers(n)) for n in engine.job.plan.num_cells)
+        engine.compute(engine.job.plan.cell_region(index))
 
 
 def _rss() -> float:
@@ -259,61 +273,6 @@ def _peak() -> float:
         return float(line.split()[1]) / 1e3
     unit = 1e6 if sys.platform == "darwin" else 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def seams(given: argparse.Namespace) -> None:
-    """Label changes between neighbouring pixels: across tile borders, and elsewhere."""
-    from napari_muvit.data.pyramid import open_pyramid
-    from napari_muvit.inference.engine import Engine
-    from napari_muvit.inference.job import plan_job
-    from napari_muvit.inference.model_source import parse_model
-
-    job = plan_job(open_pyramid(given.image), parse_model(given.model), overlap=given.overlap,
-                   roi=given.roi and [given.roi[:2], given.roi[2:]])
-    whole = tuple(slice(0, n) for n in job.plan.shape)
-    result = Engine(job).compute(whole)
-    labels = result.probabilities.argmax(axis=0)
-    judged = result.probabilities.max(axis=0) > 0
-    contexts = {
-        axis: [job.plan.tile(tuple(i if a == axis else 0 for a in range(2))).context
-               for i in range(job.plan.num_tiles[axis])]
-        for axis in range(2)
-    }
-    for name in ("tile borders", "where the coarse crop changes"):
-        found = []
-        for axis in range(2):
-            changed = np.diff(labels, axis=axis) != 0
-            both = judged & np.roll(judged, -1, axis)
-            both = both.take(range(both.shape[axis] - 1), axis)
-            rates = np.array([
-                (changed & both).take(i, axis).sum() / max(1, both.take(i, axis).sum())
-                for i in range(changed.shape[axis])
-            ])
-            borders = _borders(job.plan, axis, contexts[axis] if "coarse" in name else None)
-            found.append((rates[borders], np.delete(rates, borders)))
-        if not any(len(pair[0]) for pair in found):
-            print(f"{name:32s} does not occur in this image")
-            continue
-        at = np.concatenate([pair[0] for pair in found])
-        elsewhere = np.concatenate([pair[1] for pair in found])
-        if not elsewhere.any():
-            print("the model says the same everywhere; take another image or model")
-            return
-        ratio = at.mean() / elsewhere.mean()
-        print(f"{name:32s} {at.mean():.5f} against {elsewhere.mean():.5f} elsewhere: "
-              f"{ratio:.3f} ({len(at)} lines)")
-
-
-def _borders(plan: Any, axis: int, contexts: list[Any] | None) -> np.ndarray[Any, Any]:
-    """Lines at which a tile begins or ends, or only where the context changes."""
-    starts = plan.starts[axis]
-    lines = []
-    for i in range(1, len(starts)):
-        if contexts is None or contexts[i] != contexts[i - 1]:
-            lines += [int(starts[i]) - 1, int(starts[i - 1]) + plan.size[axis] - 1,
-                      (int(starts[i]) + int(starts[i - 1]) + plan.size[axis]) // 2 - 1]
-    lines = [line for line in lines if 0 <= line < plan.shape[axis] - 1]
-    return np.unique(np.asarray(lines, dtype=int))
 
 
 def main() -> None:
@@ -339,10 +298,13 @@ def main() -> None:
     part.add_argument("--folder")
     part = parts.add_parser("seams")
     part.set_defaults(run=seams)
-    part.add_argument("image")
-    part.add_argument("model")
+    part.add_argument("images", nargs="+")
+    part.add_argument("--model", nargs="+", required=True)
     part.add_argument("--overlap", type=float, default=0.25)
     part.add_argument("--roi", type=float, nargs=4)
+    part = parts.add_parser("processes")
+    part.set_defaults(run=processes)
+    part.add_argument("--side", type=int, default=2208)
     given = parser.parse_args()
     given.run(given)
 

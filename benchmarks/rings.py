@@ -28,8 +28,9 @@ from torch.nn import functional
 
 from napari_muvit.config import FinetuneConfig
 from napari_muvit.data.dataset import PyramidDataset, make_loader
+from napari_muvit.data.drawn_sets import split_seed
 from napari_muvit.data.pyramid import Pyramid, pyramid_from_arrays
-from napari_muvit.data.rings import CLASSES, rings_image, split_seed
+from napari_muvit.data.rings import CLASSES, rings_image
 from napari_muvit.models.factory import build_segmenter
 from napari_muvit.models.level_supervision import LevelSupervision
 

@@ -1,0 +1,62 @@
+"""What makes attention across levels emerge soonest, each alone and together; and beyond.
+
+    python benchmarks/ablation.py [--task rings|landmarks] [--rows KEY...] [--seeds 0]
+        [--output ablation_rings] [--table]
+
+Validation mDSC against samples seen, and test mDSC at the end. ``plain`` has the loss at the
+finest level alone and RoPE frequencies of powers of 10000, as the official set-up; each of the
+next rows adds one thing; ``defaults`` has what a run of `napari_muvit.api` has by itself.
+
+    pretraining    as many unlabelled samples before, in a masked autoencoder
+    supervision    class shares predicted from the tokens of every level
+    scales         RoPE wavelengths from two patches to twice the widest view
+    curriculum     the first quarter of the samples teaches the coarser levels alone
+    span, coarse_to_fine    the defaults, but for token coordinates, or for attention
+
+Learning rates are searched for each row as in ``synthetic.py``; so are resuming and presets.
+For real sections see ``cortex_layers.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.command import run_table
+from experiments.experiment import SHARES, Row, Settings
+from experiments.table import Column, markdown
+
+PLAIN = {"level_supervision": 0.0, "rope_frequencies": "base"}
+
+
+def rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
+    """The contenders."""
+    return (
+        Row("defaults", "defaults: supervision, scales", levels),
+        Row("plain", "plain", levels, options=PLAIN),
+        Row("supervision", "plain + supervision", levels, options={"rope_frequencies": "base"}),
+        Row("scales", "plain + scales", levels, options={"level_supervision": 0.0}),
+        Row("pretraining", "plain + pretraining", levels, options=PLAIN, pretraining=1.0),
+        Row("curriculum", "plain + curriculum", levels, options=PLAIN, coarse_first=0.25),
+        Row("all", "all four", levels, pretraining=1.0, coarse_first=0.25),
+        Row("span", "defaults, token coordinates span", levels,
+            options={"token_coordinates": "span"}),
+        Row("coarse_to_fine", "defaults, attention coarse to fine", levels,
+            options={"attention_mode": "coarse_to_fine"}),
+    )
+
+
+def table(folder: Path, settings: Settings) -> str:
+    """Markdown of what is there."""
+    columns = [Column(f"val_{share}", f"{share} %") for share in SHARES]
+    columns += [Column("mdsc", "test mDSC"), Column("samples", "samples", 0)]
+    named = [(row.key, row.title) for row in rows(settings.set_levels)]
+    return markdown(folder, named, columns, "validation mDSC after")
+
+
+def main(argv: list[str] | None = None) -> str:
+    """Measure what is asked for and missing; write and return the table."""
+    return run_table(__doc__, "ablation", rows, table, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the tables of the paper's experiments share: sets, rows, trainings, folders of results."""

@@ -1,0 +1,165 @@
+"""What pretraining learns (Table 2), and what it is worth (Table 3).
+
+    python benchmarks/pretraining.py reconstruction [--task rings|landmarks] [--output pretraining]
+    python benchmarks/pretraining.py curves [...]
+
+``reconstruction``: squared error of masked patches on test images, for each level: one
+autoencoder for each level alone, all levels with naive boxes, with true ones, and with a
+decoder that looks at visible tokens alone, as the paper's words have it (the code, and ours,
+let it look at mask tokens too). Masks are those of training, drawn from a fixed seed.
+
+``curves``: validation mDSC while fine-tuning, with and without pretraining on as many
+unlabelled samples; rates are searched for each row. For sections of human cortex, by donor,
+see ``cortex_layers.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from experiments.command import run_table
+from experiments.experiment import SHARES, Experiment, Row, Settings
+from experiments.muvit_runs import curve_of, finish_run, seconds_of
+from experiments.naive import naive_boxes
+from experiments.sets import rows_of
+from experiments.table import Column, markdown
+
+from napari_muvit import api
+from napari_muvit.data.dataset import PyramidDataset, make_loader
+from napari_muvit.models.layers import take
+from napari_muvit.models.mae import MAE
+from napari_muvit.models.tokens import Spread
+from napari_muvit.training.mae_task import MAETask
+from napari_muvit.training.task import StepSeed
+
+TEST_SEED = 4242
+VISIBLE = "visible"
+
+
+@contextmanager
+def visible_context() -> Iterator[None]:
+    """Within, decoders look at visible tokens alone (MuViT, section 3.3)."""
+    original = MAE._decode
+
+    def decode(
+        self: MAE, tokens: Any, mask: Any, encoded: torch.Tensor, wanted: Any = ()
+    ) -> torch.Tensor:
+        levels, patches = len(self.encoder.levels), tokens.grid[0] * tokens.grid[1]
+        vectors = self.mask_token.expand(len(encoded), levels, -1).to(encoded.dtype)
+        table = torch.cat([encoded, vectors], dim=1)
+        z = Spread(mask.visible, levels, tokens.grid)(table)
+        index = mask.visible[..., None].expand(-1, -1, tokens.coords.shape[-1])
+        places = tokens.coords.gather(1, index)
+        blocks = [slice(i * patches, (i + 1) * patches) for i in range(levels)]
+        parts = [decoder(z[:, block], tokens.coords[:, block], encoded, places)
+                 for decoder, block in zip(self.decoder, blocks, strict=True)]
+        chosen = zip(parts, wanted, strict=True) if wanted else ((part, None) for part in parts)
+        return torch.cat([p if at is None else take(p, at) for p, at in chosen], dim=1)
+
+    MAE._decode = decode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        MAE._decode = original  # type: ignore[method-assign]
+
+
+class Reconstruction(Experiment):
+    """Rows are autoencoders; what is measured is their error on test images."""
+
+    def _train(
+        self, row: Row, seed: int, rate: float, steps: int, place: Path, is_tested: bool = False,
+    ) -> dict[str, Any]:
+        s = self.settings
+        options = s.options(self.cohort, row.levels, seed, rate, steps, place / "run")
+        with visible_context() if row.network == VISIBLE else nullcontext():
+            run = finish_run(api.pretrain, options, row.is_naive)
+            curve = [(step, -loss) for step, loss in curve_of(run, "loss")]
+            found = {"val": max(value for _, value in curve), "curve": curve,
+                     "seconds": seconds_of(run)}
+            if is_tested:
+                with naive_boxes(row.is_naive):
+                    found["scores"] = test_errors(
+                        run, [one.image for one in rows_of(self.cohort, "test")], s)
+        return {**found, **found.get("scores", {})}
+
+
+@torch.no_grad()
+def test_errors(run: Path, images: list[str], settings: Settings) -> dict[str, float]:
+    """Mean squared error of masked pixels for each level, as ``level_4``; of 0..1 intensities."""
+    model: Any = api.load_model(run, device=settings.device)
+    dataset = PyramidDataset(
+        [api.open_pyramid(image) for image in images], config=api.RunFolder(run).config(),
+        augment=False, stream=2)
+    task = MAETask(model.eval(), settings.batch_size, lambda *_: None)
+    total = torch.zeros(task.num_scores, dtype=torch.float64)
+    count = settings.val_samples * 4
+    for index, batch in enumerate(make_loader(dataset, settings.batch_size, stop=count)):
+        size = len(batch["img"])
+        ready = task.prepare(batch, StepSeed(TEST_SEED, index), size, slice(0, size))
+        total += task.scores({key: value.to(settings.device) for key, value in ready.items()})
+    errors = task.metrics(total)
+    return {name.removeprefix("loss_"): value for name, value in errors.items()
+            if name != "loss"}
+
+
+def reconstruction_rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
+    """The rows of Table 2, and the decoder of the paper's words."""
+    named = ",".join(map(str, levels))
+    alone = tuple(Row(f"alone_{level}", f"MuViT[{level}]", (level,)) for level in levels)
+    return (
+        Row("true", f"MuViT[{named}]", levels),
+        Row("naive", f"MuViT[{named}], naive boxes", levels, is_naive=True),
+        *alone,
+        Row("visible", f"MuViT[{named}], visible context", levels, network=VISIBLE),
+    )
+
+
+def curve_rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
+    """The rows of Table 3."""
+    named = ",".join(map(str, levels))
+    return (
+        Row("pretrained", f"MuViT[{named}], pretrained", levels, pretraining=1.0),
+        Row("scratch", f"MuViT[{named}]", levels),
+        Row("one_pretrained", f"MuViT[{levels[0]}], pretrained", levels[:1], pretraining=1.0),
+        Row("one_scratch", f"MuViT[{levels[0]}]", levels[:1]),
+    )
+
+
+def reconstruction_table(folder: Path, settings: Settings) -> str:
+    """Markdown of what is there: errors in thousandths would hide nothing, so five decimals."""
+    columns = [Column(f"level_{level}", f"level {level}", 5) for level in settings.set_levels]
+    columns += [Column("rate", "rate", 5), Column("samples", "samples", 0)]
+    named = [(row.key, row.title) for row in reconstruction_rows(settings.set_levels)]
+    return markdown(folder, named, columns, "squared error of masked pixels")
+
+
+def curve_table(folder: Path, settings: Settings) -> str:
+    """Markdown of what is there."""
+    columns = [Column(f"val_{share}", f"{share} %") for share in SHARES]
+    columns += [Column("mdsc", "test mDSC"), Column("samples", "samples", 0)]
+    named = [(row.key, row.title) for row in curve_rows(settings.set_levels)]
+    return markdown(folder, named, columns, "validation mDSC after")
+
+
+def main(argv: list[str] | None = None) -> str:
+    """Measure what is asked for and missing; write and return the table."""
+    given = sys.argv[1:] if argv is None else argv
+    kinds = {
+        "reconstruction": (reconstruction_rows, reconstruction_table, Reconstruction),
+        "curves": (curve_rows, curve_table, Experiment),
+    }
+    if not given or given[0] not in kinds:
+        raise SystemExit("say which table: python benchmarks/pretraining.py "
+                         "reconstruction | curves [--help]")
+    rows, table, experiment = kinds[given[0]]
+    output = f"pretraining_{given[0]}"
+    return run_table(__doc__, output, rows, table, given[1:], experiment)
+
+
+if __name__ == "__main__":
+    main()
