@@ -1,0 +1,124 @@
+"""A small version of each table: the cheapest ones always, all rows where slow tests run."""
+
+from __future__ import annotations
+
+import json
+
+import ablation
+import giveaways
+import numpy as np
+import pretraining
+import pytest
+import robustness
+import scaling
+import synthetic
+import torch
+
+from napari_muvit.models.mae import MAE
+
+
+def read(text: str) -> dict[str, list[str]]:
+    """Cells of a Markdown table by the first cell of its line."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_synthetic_and_robustness_go_on_where_they_were(tmp_path, capsys):
+    arguments = ["--tiny", "--output", str(tmp_path), "--rows", "muvit", "unet", "--threads", "1"]
+    text = synthetic.main(arguments)
+    table = read(text)
+    assert 0 <= float(table["MuViT[1,4] + UNETR"][2]) <= 1
+    assert float(table["U-Net"][4]) == 16  # samples
+    assert table["like DeepLabV3"][2] == "not yet run"
+    rates = json.loads((tmp_path / "search" / "unet" / "rates.json").read_text(encoding="utf-8"))
+    assert table["U-Net"][3] == f"{float(max(rates, key=lambda rate: rates[rate])):.5f}"
+    assert synthetic.main([*arguments, "--table"]) == text
+    capsys.readouterr()
+    assert synthetic.main(arguments) == text  # seconds and all: nothing was done again
+    assert "seed 0" not in capsys.readouterr().out
+    noise = robustness.main([
+        "--run", str(tmp_path / "muvit_seed0" / "run"), "--crops", "8", "--sigmas", "0", "64",
+        "--cohort", str(tmp_path / "sets" / "rings_256" / "rings.csv"), "--repeats", "2"])
+    assert set(read(noise)) == {"sigma, px", "---", "mDSC"}
+
+
+def test_baselines_go_on_after_an_interruption(tmp_path, monkeypatch):
+    arguments = ["--tiny", "--output", str(tmp_path), "--rows", "unet", "--threads", "1"]
+    from experiments.plain_loop import PlainTraining
+
+    whole = synthetic.main([*arguments[:2], str(tmp_path / "whole"), *arguments[3:]])
+    step, seen = PlainTraining._step, []
+
+    def interrupted(self, batch):
+        seen.append(self.progress.step)
+        if len(seen) == 8:  # two searches of two steps, then in the fourth step of four
+            raise KeyboardInterrupt
+        step(self, batch)
+
+    monkeypatch.setattr(PlainTraining, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        synthetic.main(arguments)
+    again = synthetic.main(arguments)
+    assert seen[-2:] == [2, 3]  # from the last validation, not from the beginning
+    assert read(again)["U-Net"][:4] == read(whole)["U-Net"][:4]
+
+
+def test_visible_context_leaves_mask_tokens_out():
+    torch.manual_seed(0)
+    model = MAE(in_channels=1, levels=(1, 4), patch_size=4, num_layers=1, dim=32, heads=1,
+                num_layers_decoder=1, dim_decoder=32, ndim=2).eval()
+    x, visible = torch.randn(1, 2, 1, 16, 16), torch.tensor([[0, 5, 17, 30]])
+    full = model(x, visible_idx=visible)["output"]
+    with pretraining.visible_context():
+        seen = model(x, visible_idx=visible)["output"]
+        # Only the other level's mask vector changes: with the visible context alone, patches
+        # of this level cannot notice.
+        model.mask_token.data[:, 1] += 1
+        again = model(x, visible_idx=visible)["output"]
+    assert not torch.allclose(seen, full)
+    assert torch.equal(again[:, :16], seen[:, :16])
+    assert not torch.equal(again[:, 16:], seen[:, 16:])
+
+
+def test_a_coarse_view_of_all_gives_nothing_away():
+    labels = np.zeros((1024, 1024), np.uint8)
+    labels[:, :512], labels[:, 512:] = 1, 2  # two halves: half a view tells, the whole does not
+
+    def draw(seed, size):
+        return labels, labels
+
+    part = giveaways.mean_dice(*giveaways.guess_majority(draw, 1024, 8, 2, 40))
+    whole = giveaways.mean_dice(*giveaways.guess_majority(draw, 1024, 16, 2, 40))
+    assert whole < 0.4 < 0.6 < part
+
+
+@pytest.mark.slow
+def test_small_synthetic(tmp_path):
+    for task in ("rings", "landmarks"):
+        table = read(synthetic.main(["--tiny", "--task", task, "--output", str(tmp_path / task)]))
+        assert all("not yet run" not in cells for cells in table.values())
+
+
+@pytest.mark.slow
+def test_small_ablation(tmp_path):
+    table = read(ablation.main(["--tiny", "--output", str(tmp_path)]))
+    assert len(table) == 11
+    assert all("not yet run" not in cells for cells in table.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["reconstruction", "curves"])
+def test_small_pretraining(tmp_path, kind):
+    table = read(pretraining.main([kind, "--tiny", "--output", str(tmp_path)]))
+    wanted = {"reconstruction": 1, "curves": 0}[kind]
+    # Rows of one level have no error of the other one, and no others are missing.
+    lacking = [name for name, cells in table.items() if "not yet run" in cells]
+    assert len(lacking) == 2 * wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_small_scaling():
+    pytest.importorskip("muvit")
+    table = read(scaling.main(["--sizes", "64", "--levels", "1", "2", "--rounds", "1"]))
+    assert float(table["64"][2]) > 0
