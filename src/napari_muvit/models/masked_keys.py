@@ -80,7 +80,7 @@ class MaskedKeys:
             q = q.to(wide) * q.shape[-1] ** -0.5
             if self.angles is None:
                 count = is_masked.flatten(2).sum(dim=-1)[:, None, None]
-                return _log(q @ keys.transpose(-1, -2), count)
+                return _log(q @ keys.transpose(-1, -2), count, is_masked)
             if len(self.angles) <= 2:
                 return _sum_masked(q, keys, is_masked, self.angles)
             parts: list[Any] = [
@@ -93,11 +93,15 @@ class MaskedKeys:
             return torch.cat(parts, dim=2)
 
 
-def _log(offset: Tensor, total: Tensor) -> Tensor:
-    """``offset + log(total)``, a score that nobody looks at where the total is 0."""
+def _log(offset: Tensor, total: Tensor, is_masked: Tensor) -> Tensor:
+    """``offset + log(total)``, a score that nobody looks at where a level has no masked token.
+
+    Where every masked token lies so far below the largest score that `total` is 0 (87 in single
+    precision), the smallest number stands for it.
+    """
     tiny = torch.finfo(total.dtype).tiny
     score = offset + total.clamp(min=tiny).log()
-    return torch.where(total > 0, score, NEVER)
+    return torch.where(is_masked.flatten(2).any(dim=-1)[:, None, None], score, NEVER)
 
 
 def _sum_masked(
@@ -120,7 +124,8 @@ def _sum_masked(
         _contract(is_masked[:, level], [weight[:, :, :, level] for weight in weights])
         for level in range(keys.shape[2])
     ]
-    return _log(offset, torch.stack(totals, dim=-1).unflatten(1, (heads, num_queries)))
+    total = torch.stack(totals, dim=-1).unflatten(1, (heads, num_queries))
+    return _log(offset, total, is_masked)
 
 
 def _contract(is_masked: Tensor, weights: Sequence[Tensor]) -> Tensor:
