@@ -9,14 +9,10 @@ import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
     QFormLayout,
-    QHeaderView,
     QLineEdit,
     QPushButton,
-    QTableWidget,
-    QTableWidgetItem,
 )
 from superqt import QLabeledSlider, QRangeSlider
 
@@ -25,6 +21,7 @@ from napari_muvit.plugin import crops
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.crops_layer import draw_boxes, edge_width
 from napari_muvit.plugin.crops_samples import SampleDrawer, ShownSample
+from napari_muvit.plugin.crops_table import BoxTable
 from napari_muvit.plugin.crops_thumbnails import Thumbnails
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
@@ -85,7 +82,8 @@ class CropsWidget(DockWidget):
         self._build_buttons()
         self.thumbnails = Thumbnails()
         self.body.addLayout(self.thumbnails)
-        self._build_table()
+        self.table = BoxTable()
+        self.body.addWidget(self.table)
         self.note = wrapped_label()
         self.body.addWidget(self.note)
         self.body.addStretch(1)
@@ -128,19 +126,6 @@ class CropsWidget(DockWidget):
         self.levels_slider.setToolTip("One handle for each level, in powers of two.")
         self._show_levels()
         self.levels_slider.valueChanged.connect(self._on_levels_slider)
-
-    def _build_table(self) -> None:
-        self.table = QTableWidget(0, 4)
-        self.table.setHorizontalHeaderLabels(["Level", "From y, x", "Side (px)", "Side (µm)"])
-        self.table.setToolTip("Where each crop lies: full-resolution pixels, and micrometres.")
-        self.table.verticalHeader().setVisible(False)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-        header = self.table.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
-        self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.body.addWidget(self.table)
 
     @property
     def _stored(self) -> float:
@@ -322,7 +307,7 @@ class CropsWidget(DockWidget):
             return
         boxes = self.choice.boxes()
         self._draw(boxes)
-        self._fill_table(boxes)
+        self._describe(boxes)
         self._reader.request(self.image, self.choice)
 
     def _draw(self, boxes: Any) -> None:
@@ -341,19 +326,12 @@ class CropsWidget(DockWidget):
         if is_shown and self.image is not None:
             self._shapes.edge_width = edge_width(self.viewer, self.image.transform)
 
-    def _fill_table(self, boxes: Any) -> None:
+    def _describe(self, boxes: Any) -> None:
         if self.image is None:
             return
         size = self.image.transform.pixel_size_um
         rows = crops.box_rows(self.choice.levels, boxes, size)
-        self.table.horizontalHeaderItem(1).setText(f"From {', '.join('zyx'[-boxes.shape[2]:])}")
-        self.table.setRowCount(len(rows))
-        for index, texts in enumerate(rows):
-            for column, text in enumerate(texts):
-                self.table.setItem(index, column, QTableWidgetItem(text))
-        height = self.table.horizontalHeader().height() + 2
-        height += sum(self.table.rowHeight(i) for i in range(len(rows)))
-        self.table.setFixedHeight(height)
+        self.table.show_rows(rows, boxes.shape[2])
         said = [crops.averaging_text(self.choice.levels, self._side, self._stored)]
         outside = crops.outside_share(boxes, np.asarray(self.image.pyramid.extent))
         worst = int(np.argmax(outside))
@@ -378,7 +356,7 @@ class CropsWidget(DockWidget):
     @notifies
     def _on_sampled(self, sample: ShownSample) -> None:
         self._draw(sample.boxes)
-        self._fill_table(sample.boxes)
+        self._describe(sample.boxes)
         self.thumbnails.show_pictures(sample.choice, sample.pictures)
         self.note.setText(
             f"Training sample {sample.number}: augmented and normalised, values 0 to 1."
