@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.muvit_runs import finish_run
+from experiments.naive import naive_boxes
+
 from napari_muvit import api
-from napari_muvit.errors import RunExistsError
-from napari_muvit.models.segmenter import Segmenter
 
 DONORS = (
     ("151507", "151508", "151509", "151510"), ("151669", "151670", "151671", "151672"),
@@ -50,34 +49,6 @@ def contenders(levels: tuple[int, ...]) -> tuple[Contender, ...]:
         Contender("finest level only, from scratch", levels[:1]),
         Contender("all levels, from scratch, naive boxes", levels, is_naive=True),
     )
-
-
-@contextmanager
-def naive_boxes() -> Iterator[None]:
-    """Within, segmenters are given concentric boxes, whatever the crop's place is."""
-    original = Segmenter.forward_with_tokens
-
-    def without(self: Segmenter, x: Any, bbox: Any = None) -> Any:
-        return original(self, x, None)
-
-    Segmenter.forward_with_tokens = without  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Segmenter.forward_with_tokens = original  # type: ignore[method-assign]
-
-
-def finish(start: Any, options: dict[str, Any]) -> Path:
-    """The run folder of a run that is complete: made, gone on with, or found."""
-    output = Path(options["output"])
-    try:
-        run = start(options)
-    except RunExistsError:
-        if api.RunFolder(output).status().state == "completed":
-            return output
-        run = api.resume(output)
-    run.wait()
-    return output
 
 
 def score(run: Path, folder: Path, device: str) -> float:
@@ -112,13 +83,13 @@ def measure(row: Contender, seed: int, given: argparse.Namespace) -> float:
         "steps": given.steps, "learning_rate": given.learning_rate, "output": str(place),
     }
     if row.is_pretrained:
-        pretrained = finish(api.pretrain, {
+        pretrained = finish_run(api.pretrain, {
             **common, "steps": given.pretrain_steps, "learning_rate": given.learning_rate,
             "output": str(given.output / f"pretrained_{seed}"),
         })
         finetune |= {"pretrained": str(pretrained), "encoder_rate": given.encoder_rate}
-    with naive_boxes() if row.is_naive else nullcontext():
-        return score(finish(api.finetune, finetune), folder, given.device)
+    with naive_boxes(row.is_naive):
+        return score(finish_run(api.finetune, finetune), folder, given.device)
 
 
 def table(given: argparse.Namespace) -> str:

@@ -62,12 +62,17 @@ def test_both_classes_are_common():
 
 
 def test_inner_cells_are_inside_and_outer_cells_outside():
+    options = rings.RingOptions()
     _, labels = rings_image(0, 512)
-    inner, outer = np.argwhere(labels == rings.INNER), np.argwhere(labels == rings.OUTER)
-    centre = inner.mean(axis=0)
-    near = np.linalg.norm(inner - centre, axis=1)
-    far = np.linalg.norm(outer - centre, axis=1)
-    assert np.percentile(near, 95) < np.percentile(far, 20)
+    rng = np.random.default_rng([0, 0x52696E67])
+    distance, radius = rings._nearest_centre(rng, 512, options)
+    depth = distance - radius
+    bent = 2 * sum(amplitude for _, amplitude in options.waves)  # noise moves the ring so far
+    assert (depth[labels == rings.INNER] < bent).all()
+    assert (depth[labels == rings.OUTER] > -bent).all()
+    reach = options.band + bent + options.cell[1] * 1.3
+    assert (np.abs(depth[labels > 0]) < reach).all()
+    assert np.mean(depth[labels == rings.INNER] < 0) > 0.9
 
 
 def test_noise_is_smooth_and_centred():

@@ -1,7 +1,7 @@
 """The Synthetic set of the paper, made by code: cells whose class only the wide view shows.
 
 MuViT, section 4.1: 2048 x 2048 images, one channel, concentric rings perturbed by Perlin noise,
-outer and inner cells that look alike. A cell is inner if it lies inside the marked ring.
+outer and inner cells that look alike. A cell is inner if it lies inside the nearest marked ring.
 
 What makes one level blind and two levels see:
 
@@ -11,13 +11,14 @@ What makes one level blind and two levels see:
   tells where the centre is. Within a fine crop, an eighth of the side, the noise bends a line
   more than its radius does, so a line there says nothing about its inner side. A ring without
   such lines could be solved by enclosure alone, which small transformers do not learn.
-- Lines are interrupted everywhere, and there are none near the centre, where the bend would
-  show even in a fine crop. Without lines there is nothing to see but cells.
-
-Measured at 512 px, 200 training images, cells of 40 unseen ones: from wide views alone, which
-cells are inner is learned by a small U-Net (accuracy 0.94 after 13 000 crops) and by a
-transformer of 4 layers and 64 tokens (0.97 after 45 000); from fine crops alone the U-Net stays
-at chance (0.52). ``benchmarks/rings.py`` does the same with MuViT.
+- Lines are interrupted everywhere, and there are none near a centre, where the bend would show
+  even in a fine crop. Without lines there is nothing to see but cells.
+- A wide view, half of the side, is as wide as the centres are apart. So every side of a ring is
+  seen equally often in it, and so are both kinds of cell. Were there one large ring, a wide view
+  would lie on one side of its centre, and a model that does not know where in that view the fine
+  crop lies could tell the class by the direction of the centre, or by the kind that is in the
+  majority (``benchmarks/giveaways.py``).
+- Cells lie near the marked rings alone, on both of their sides.
 """
 
 from __future__ import annotations
@@ -47,31 +48,40 @@ class RingOptions(CellOptions):
 
     Attributes
     ----------
+    pitch
+        Mean distance between cells.
+    apart
+        Distance between neighbouring centres.
+    shake
+        Largest distance of a centre from its place in their grid, along each axis.
     radius
-        Smallest and largest radius of the marked ring.
-    offset
-        Largest distance of the centre from the image's, along each axis.
+        Smallest and largest radius of a marked ring.
     spacing
         Distance between neighbouring lines.
     width
         Half width of a line; the marked ring is `marked` times as wide.
     hole
-        Radius around the centre without lines.
+        Radius around a centre without lines.
+    band
+        Largest distance of a cell from the marked ring.
     waves
         Wavelength and amplitude of each octave of noise that bends the lines.
     gaps
         Wavelength of the noise that interrupts lines, and the share that is left.
     line_brightness
-        Of the marked ring; the other lines are fainter.
+        Of the marked rings; the other lines are fainter.
     """
 
-    radius: tuple[float, float] = (0.34, 0.4)
-    offset: float = 0.15
-    spacing: float = 0.07
+    pitch: float = 0.03
+    apart: float = 0.5
+    shake: float = 0.03
+    radius: tuple[float, float] = (0.15, 0.19)
+    spacing: float = 0.055
     width: float = 0.005
     marked: float = 2.0
-    hole: float = 0.1
-    waves: tuple[tuple[float, float], ...] = ((0.3, 0.02), (0.14, 0.012), (0.07, 0.004))
+    hole: float = 0.06
+    band: float = 0.07
+    waves: tuple[tuple[float, float], ...] = ((0.25, 0.02), (0.14, 0.016), (0.07, 0.006))
     gaps: tuple[float, float] = (0.12, 0.75)
     line_brightness: float = 0.5
 
@@ -114,17 +124,35 @@ def rings_image(
     """
     options = options or RingOptions()
     rng = np.random.default_rng([seed, 0x52696E67])
-    centre = 0.5 + rng.uniform(-1, 1, 2) * options.offset
-    radius = rng.uniform(*options.radius)
-    place = pixel_centres(size)
-    distance = np.hypot(place[:, None] - centre[0], place[None, :] - centre[1])
+    distance, radius = _nearest_centre(rng, size, options)
     for wavelength, amplitude in options.waves:
         distance = distance + _smooth_noise(rng, size, wavelength) * amplitude / 0.35
     lines = _draw_lines(rng, distance, radius, options)
     clear = options.cell[1] + options.width * options.marked
     depth = distance - radius
-    classes = np.where(np.abs(depth) < clear, 0, np.where(depth < 0, INNER, OUTER))
+    is_near = (np.abs(depth) >= clear) & (np.abs(depth) <= options.band)
+    classes = np.where(is_near, np.where(depth < 0, INNER, OUTER), 0)
     return draw_scene(rng, classes, 0.15 + options.line_brightness * lines, options)
+
+
+def _nearest_centre(
+    rng: np.random.Generator, size: int, options: RingOptions
+) -> tuple[FloatArray, FloatArray]:
+    """Distance from the nearest centre, and the radius of its marked ring, (size, size) each.
+
+    Centres lie on a shaken square grid of random phase that reaches beyond the image.
+    """
+    steps = (np.arange(-1, np.ceil(1 / options.apart)) + rng.random((2, 1))) * options.apart
+    centres = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
+    centres = centres + rng.uniform(-1, 1, centres.shape) * options.shake
+    radii = rng.uniform(*options.radius, len(centres))
+    place = pixel_centres(size)
+    nearest, radius = np.full((size, size), np.inf), np.zeros((size, size))
+    for (y, x), own in zip(centres, radii, strict=True):
+        distance = np.hypot(place[:, None] - y, place[None, :] - x)
+        radius[distance < nearest] = own
+        np.minimum(nearest, distance, out=nearest)
+    return nearest, radius
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, wavelength: float) -> FloatArray:
@@ -140,7 +168,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, wavelength: float) -> Flo
 
 
 def _draw_lines(
-    rng: np.random.Generator, distance: FloatArray, radius: float, options: RingOptions
+    rng: np.random.Generator, distance: FloatArray, radius: FloatArray, options: RingOptions
 ) -> FloatArray:
     """Brightness 0..1 of the concentric lines and of the marked ring."""
     from_ring = distance - radius
