@@ -51,3 +51,25 @@ def test_advice_is_given_once_and_unreadable_images_are_left_to_the_start() -> N
     config = PretrainConfig(**{**BASE, "images": ("a.tif", "b.tif", "gone", "list.csv")})
     said = checks.advise(backend, config)
     assert said.startswith("Crops are too large. Needs about ")
+
+
+@pytest.mark.parametrize(("kind", "z", "words"), [
+    (PretrainConfig, None, "a model of volumes. For a 2D model of all planes, type 'all'"),
+    (FinetuneConfig, None, "a 2D model of all planes with labels, type 'all' into Planes"),
+    (PretrainConfig, "all", "All 30 planes of 'stack' are taken as 2D images. Needs"),
+    (FinetuneConfig, "all", "Those of the 30 planes of 'stack' that have labels are taken"),
+    (FinetuneConfig, 7, "Plane 7 of 'stack' is taken as a 2D image; what is painted on other"),
+    (FinetuneConfig, (7, 9), "Planes 7, 9 of 'stack' are taken as 2D images; what is painted"),
+])
+def test_the_planes_of_a_volume_are_told(kind: Any, z: Any, words: str) -> None:
+    judged = []
+    plane = SimpleNamespace(ndim=2)
+    volume = SimpleNamespace(
+        ndim=3, name="stack", spatial_shape=(30, 64, 64), plane=lambda index: plane)
+    backend = SimpleNamespace(
+        open_pyramid=lambda path, **options: volume,
+        advise_levels=lambda pyramid, *given: judged.append(pyramid),
+    )
+    options = {**BASE, "z": z, **({"labels": ("l.zarr",)} if kind is FinetuneConfig else {})}
+    assert words in checks.advise(backend, kind.model_validate(options))
+    assert judged == [volume if z is None else plane]

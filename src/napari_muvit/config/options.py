@@ -43,10 +43,20 @@ def _as_channels(value: Any) -> Any:
     return tuple(int(v) if isinstance(v, str) and v.isdecimal() else v for v in values)
 
 
+def _as_planes(value: Any) -> Any:
+    """One plane or several, by number (text from the command line), or the word all."""
+    values = _as_channels(value)
+    return "all" if isinstance(values, (tuple, list)) and list(values) == ["all"] else values
+
+
 Channels = Annotated[tuple[int | str, ...], BeforeValidator(_as_channels)]
 Levels = Annotated[tuple[int | float, ...], BeforeValidator(_check_levels)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Sizes = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+Planes = Annotated[
+    Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | Literal["all"],
+    BeforeValidator(_as_planes),
+]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Precision = Literal["fp32", "bf16"]
 
@@ -68,9 +78,10 @@ class SourceOptions(Options):
     t: Annotated[int | None, option(
         "Time point", "Index along t for images with several time points.", group="Images",
         advanced=True, ge=0)] = None
-    z: Annotated[int | None, option(
-        "Plane", "Index along z, to use one plane of a volume as a 2D image.", group="Images",
-        advanced=True, ge=0)] = None
+    z: Annotated[Planes | None, option(
+        "Planes", "Planes of a volume to use as 2D images: indices along z, or all, of which "
+        "fine-tuning takes those with labels. By default the volume is used as a whole.",
+        group="Images", advanced=True)] = None
     normalization: Annotated[Literal["percentile", "constant", "none"], option(
         "Normalization", "percentile: per image and channel, see percentiles; constant: divide "
         "by normalization_constant; none.", group="Images", advanced=True)] = "percentile"

@@ -87,7 +87,8 @@ def _flag_style(field: FieldInfo, *, has_default: bool = True) -> dict[str, Any]
     if any(typing.get_origin(member) is tuple for member in members):
         style["nargs"] = "+"
     choices = [c for m in members if typing.get_origin(m) is typing.Literal for c in m.__args__]
-    style["metavar"] = "{" + ",".join(map(str, choices)) + "}" if choices else _metavar(members)
+    is_one_of = choices and "nargs" not in style
+    style["metavar"] = "{" + ",".join(map(str, choices)) + "}" if is_one_of else _metavar(members)
     return style
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from napari_muvit.config import PRESETS, FinetuneConfig, PretrainConfig, RunConfig
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.plugin.devices import DESK, DeviceDesk, training_words
+from napari_muvit.plugin.layers import NUM_AXES
 
 BYTES_PER_WEIGHT = 16
 """A float32 weight, its gradient and the two averages of AdamW."""
@@ -29,7 +30,7 @@ GB = 1e9
 def advise(backend: Any, config: RunConfig, desk: DeviceDesk = DESK) -> str:
     """Sentences for a person before a run starts (runs in a thread).
 
-    Levels that do not fit an image, memory, and who else uses the device.
+    Planes of volumes, levels that do not fit an image, memory, and who else uses the device.
     """
     said: list[str] = []
     ndim = 2
@@ -37,7 +38,11 @@ def advise(backend: Any, config: RunConfig, desk: DeviceDesk = DESK) -> str:
         if Path(path).suffix.lower() == ".csv":
             continue
         try:
-            pyramid = backend.open_pyramid(path, channels=config.channels, t=config.t, z=config.z)
+            pyramid = backend.open_pyramid(path, channels=config.channels, t=config.t)
+            if pyramid.ndim > NUM_AXES:
+                said.append(planes_text(config, pyramid))
+                if config.z is not None:
+                    pyramid = pyramid.plane(0)
             ndim = pyramid.ndim
             axes = tuple("zyx"[-ndim:].index(axis) for axis in config.scaled_axes
                          if axis in "zyx"[-ndim:])
@@ -52,6 +57,26 @@ def advise(backend: Any, config: RunConfig, desk: DeviceDesk = DESK) -> str:
             said.append(advice)
     said.append(memory_text(config, ndim))
     return " ".join([*said, *training_words(backend, desk, config.device)])
+
+
+def planes_text(config: RunConfig, pyramid: Any) -> str:
+    """Which planes of a volume a run learns from, and which are left out."""
+    name, depth = pyramid.name, pyramid.spatial_shape[0]
+    is_labelled = isinstance(config, FinetuneConfig)
+    if config.z is None:
+        which = "all planes with labels" if is_labelled else "all planes"
+        return (
+            f"{name!r} is a volume of {depth} planes, so this will be a model of volumes. For a "
+            f"2D model of {which}, type 'all' into Planes (advanced options)."
+        )
+    if config.z == "all":
+        which = f"Those of the {depth} planes" if is_labelled else f"All {depth} planes"
+        return f"{which} of {name!r}{' that have labels' * is_labelled} are taken as 2D images."
+    numbers = ", ".join(str(z) for z in config.z)
+    left = "; what is painted on other planes is left out" if is_labelled else ""
+    one = f"Plane {numbers} of {name!r} is taken as a 2D image"
+    several = f"Planes {numbers} of {name!r} are taken as 2D images"
+    return f"{one if len(config.z) == 1 else several}{left}."
 
 
 def memory_text(config: RunConfig, ndim: int = 2) -> str:

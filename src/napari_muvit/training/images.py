@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,6 @@ def open_images(config: RunConfig) -> RunImages:
     ConfigError, SourceError, InputError
         If something is missing, or does not fit together.
     """
-    is_labelled = isinstance(config, FinetuneConfig)
     rows = resolve_images(config.images, getattr(config, "labels", None))
     training = [row for row in rows if row.split == "train"]
     validation = [row for row in rows if row.split == "val"]
@@ -118,8 +118,7 @@ def open_images(config: RunConfig) -> RunImages:
             "images name no training image: every row of the table has another split. Give some "
             "rows the split train.", field="images",
         )
-    pyramids = _open_all(training, config)
-    labels = _open_labels(training, pyramids, config, "labels") if is_labelled else None
+    pyramids, labels = _open_rows(training, config, "labels")
     splits = validation == [] and config.val_fraction > 0
     reference = reference_pixel_size(pyramids)
     dataset = PyramidDataset(pyramids, labels, config=config, split="train" if splits else "all")
@@ -130,9 +129,7 @@ def open_images(config: RunConfig) -> RunImages:
             held_out = _validation(
                 pyramids, labels, config, dataset.class_table, "val", reference)
         return RunImages(dataset, held_out, tuple(pyramids))
-    val_pyramids = _open_all(validation, config)
-    val_labels = (
-        _open_labels(validation, val_pyramids, config, "val_labels") if is_labelled else None)
+    val_pyramids, val_labels = _open_rows(validation, config, "val_labels")
     held_out = _validation(
         val_pyramids, val_labels, config, dataset.class_table, "all", reference)
     return RunImages(
@@ -158,24 +155,44 @@ def _validation(
     )
 
 
-def _open_all(rows: Sequence[CohortRow], config: RunConfig) -> list[Pyramid]:
-    return [
-        open_pyramid(row.image, channels=config.channels, t=config.t, z=config.z) for row in rows
-    ]
+def _open_rows(
+    rows: Sequence[CohortRow], config: RunConfig, field: str
+) -> tuple[list[Pyramid], list[Pyramid] | None]:
+    """Images and, in fine-tuning, their labels: those of each row, or planes of its volume."""
+    images = [_open_planes(row.image, config, config.channels) for row in rows]
+    if not isinstance(config, FinetuneConfig):
+        return list(chain.from_iterable(images)), None
+    labels = _open_labels(rows, images, config, field)
+    return list(chain.from_iterable(images)), list(chain.from_iterable(labels))
+
+
+def _open_planes(source: str, config: RunConfig, channels: Any = None) -> list[Pyramid]:
+    if isinstance(config.z, tuple):
+        return [open_pyramid(source, channels=channels, t=config.t, z=z) for z in config.z]
+    whole = open_pyramid(source, channels=channels, t=config.t)
+    if config.z is None or whole.ndim < 3:
+        return [whole]
+    return [whole.plane(z) for z in range(whole.spatial_shape[0])]
 
 
 def _open_labels(
-    rows: Sequence[CohortRow], pyramids: Sequence[Pyramid], config: RunConfig, field: str
-) -> list[Pyramid]:
+    rows: Sequence[CohortRow], images: Sequence[Sequence[Pyramid]], config: RunConfig, field: str
+) -> list[list[Pyramid]]:
+    """The labels of each row, one for each of its images."""
     labels = []
-    for row, pyramid in zip(rows, pyramids, strict=True):
+    for row, pyramids in zip(rows, images, strict=True):
         if row.labels is None:
             raise ConfigError(
                 f"image {row.image!r} has no labels; fine-tuning needs a label image for each. "
                 f"Pass {field}, one for each image.", field=field,
             )
-        label = open_pyramid(row.labels)
-        if label.ndim != pyramid.ndim:  # the same plane of the labels as of the image
-            label = open_pyramid(row.labels, t=config.t, z=config.z)
-        labels.append(label.as_labels())
+        found = [open_pyramid(row.labels)]
+        if found[0].ndim != pyramids[0].ndim:  # the same planes of the labels as of the image
+            found = _open_planes(row.labels, config)
+        if len(found) != len(pyramids):
+            raise ConfigError(
+                f"{len(pyramids)} planes of {row.image!r} are to be used, and labels "
+                f"{row.labels!r} have {len(found)}. Choose the labelled plane with z.", field="z",
+            )
+        labels.append([label.as_labels() for label in found])
     return labels
