@@ -31,6 +31,27 @@ def test_differences_name_what_is_not_alike(tmp_path: Path) -> None:
     assert runs.differences(first, tmp_path / "nothing")
 
 
+def test_runs_of_two_kinds_differ_only_in_what_both_have(tmp_path: Path) -> None:
+    first = write_config(tmp_path / "tuned", steps=150, seed=0, decoder="unetr", labels=["l.zarr"])
+    second = write_config(tmp_path / "pre", steps=300, seed=0, masking_ratio=0.75, loss="mse")
+    assert runs.differences(first, second, ("finetune", "pretrain")) == ["steps 150 / 300"]
+    assert runs.differences(first, second, ("finetune", "fit")) == ["steps 150 / 300"]
+    assert len(runs.differences(first, second)) == 5
+
+    def picture(folder: Path, kind: str) -> runs.RunPicture:
+        return runs.RunPicture(folder, kind, "completed", 1, 1, "Completed.")
+
+    said = runs.Comparison(
+        picture(first, "finetune"), picture(second, "pretrain"), ("steps 150 / 300",)).text
+    assert said == (
+        "Dashed: pre. Completed. This is a fine-tuning, the other a pretraining. Options of both, "
+        "here / there: steps 150 / 300."
+    )
+    alike = runs.Comparison(picture(first, "finetune"), picture(second, "finetune")).text
+    assert alike == "Dashed: pre. Completed. No option differs."
+    assert runs.Comparison(picture(first, "finetune")).text == ""
+
+
 def test_long_curves_are_thinned_to_what_a_screen_shows() -> None:
     curve = tuple((step, float(step % 2)) for step in range(1, 100_001))
     thinned = runs.thin(curve)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from napari_muvit.config import PRESETS
+from napari_muvit.config import PRESETS, FinetuneConfig, PretrainConfig, RunConfig
 from napari_muvit.errors import MuvitError, RunError
 from napari_muvit.plugin.predict import remaining_text
 
@@ -29,6 +30,12 @@ STATES = {
     "running": "Running", "interrupted": "Interrupted", "completed": "Completed",
     "stopped": "Stopped", "early": "Stopped early: no more improvement", "failed": "Failed",
 }
+
+
+OPTIONS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+"""What can be chosen for each kind of run."""
+
+KIND_WORDS = {"pretrain": "a pretraining", "finetune": "a fine-tuning", "fit": "a run of a script"}
 
 
 @dataclass(frozen=True)
@@ -143,9 +150,14 @@ def _metrics(rows: list[dict[str, Any]]) -> dict[str, Curve]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One run, perhaps beside another; `differs` names the options that are not alike.
+    """One run, perhaps beside another.
 
-    `seconds` is what reading took.
+    Attributes
+    ----------
+    differs
+        Options of both that are not alike.
+    seconds
+        What reading took.
     """
 
     picture: RunPicture | None
@@ -153,14 +165,34 @@ class Comparison:
     differs: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    @property
+    def text(self) -> str:
+        """What a person wants to know about the other run; nothing without one."""
+        if self.picture is None or self.other is None:
+            return ""
+        one, other = self.picture, self.other
+        said = [f"Dashed: {other.folder.name}. {other.headline}"]
+        both = ""
+        if one.kind != other.kind:
+            here, there = (KIND_WORDS.get(run.kind, run.kind) for run in (one, other))
+            said.append(f"This is {here}, the other {there}.")
+            both = " of both"
+        if self.differs:
+            heading = "Options of both, here / there" if both else "Here / there"
+            said.append(f"{heading}: {'; '.join(self.differs)}.")
+        else:
+            said.append(f"No option{both} differs.")
+        return " ".join(said)
+
 
 def compare(backend: Any, folder: Path, other: Path | None) -> Comparison:
     """What the folders of one or two runs tell now (runs in a thread)."""
     begin = time.perf_counter()
     found = Comparison(read_run(backend, folder))
     if other is not None and other != folder:
-        differs = tuple(differences(folder, other))
-        found = Comparison(found.picture, read_run(backend, other), differs)
+        beside = read_run(backend, other)
+        kinds = [run.kind for run in (found.picture, beside) if run is not None]
+        found = Comparison(found.picture, beside, tuple(differences(folder, other, kinds)))
     return replace(found, seconds=time.perf_counter() - begin)
 
 
@@ -201,10 +233,20 @@ def _line_text(backend: Any, folder: Path) -> str:
     return f"{kind}, {state}, step {status.step} of {status.steps}"
 
 
-def differences(first: Path, second: Path) -> list[str]:
-    """Options in which two runs differ, ``name one / other`` (runs in a thread)."""
+def differences(first: Path, second: Path, kinds: Sequence[str] = ()) -> list[str]:
+    """Options in which two runs differ, ``name one / other`` (runs in a thread).
+
+    Parameters
+    ----------
+    kinds
+        Of the runs: what one kind does not have is no difference.
+    """
     one, other = _resolved(first), _resolved(second)
-    names = [name for name in {**one, **other} if name != "output"]
+    known: list[Collection[str]] = [
+        OPTIONS[kind].model_fields if kind in OPTIONS else given
+        for kind, given in zip(kinds, (one, other), strict=False)]
+    names = [name for name in {**one, **other}
+             if name != "output" and all(name in options for options in known)]
     return [f"{name.replace('_', ' ')} {_value(one.get(name))} / {_value(other.get(name))}"
             for name in names if one.get(name) != other.get(name)]
 
