@@ -55,6 +55,24 @@ def test_lists_shows_and_compares(
 
 
 @pytest.mark.one_viewer
+@pytest.mark.parametrize("name", ["MuViT: Runs", "MuViT: Fine-tune"])
+def test_curves_follow_the_theme(viewer: Any, open_widget: Any, qtbot: Any, name: str) -> None:
+    from napari.utils.theme import get_theme
+
+    widget = open_widget(name)
+    curves = (widget.view.losses, widget.view.scores, widget.view.rates)
+    for theme in ("light", "dark", "light"):
+        viewer.theme = theme
+        colors = get_theme(theme)
+        for shown in curves:
+            drawn = shown.plot.backgroundBrush().color().getRgb()[:3]
+            assert drawn == colors.background.as_rgb_tuple()[:3]
+            for side in ("left", "bottom"):
+                text = shown.plot.getAxis(side).textPen().color().getRgb()[:3]
+                assert text == colors.text.as_rgb_tuple()[:3]
+
+
+@pytest.mark.one_viewer
 def test_runs_that_come_go_or_break_show_by_themselves(
     viewer: Any, open_widget: Any, runs_folder: Path, qtbot: Any, notices: list[str]
 ) -> None:

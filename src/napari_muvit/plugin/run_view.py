@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyqtgraph as pg
+from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QCheckBox, QLabel, QMenu, QProgressBar, QVBoxLayout, QWidget
 
 from napari_muvit.plugin.background import LatestTask
-from napari_muvit.plugin.dock import wrapped_label
+from napari_muvit.plugin.dock import DockWidget, wrapped_label
 from napari_muvit.plugin.notices import notifies
 from napari_muvit.plugin.preview_layer import show_preview
 from napari_muvit.plugin.runs import Comparison, Curve, RunPicture, compare
@@ -71,6 +72,14 @@ class Curves(QWidget):  # type: ignore[misc]
                 names.append(f'<span style="color:{color}">\u25cf</span>&nbsp;{html.escape(name)}')
         self.caption.setText(f"<b>{self._title}</b> &nbsp; " + " &nbsp; ".join(names))
 
+    def paint_theme(self, background: Any, text: Any) -> None:
+        """Take the colours of a theme, RGB each, whatever was drawn before."""
+        self.plot.setBackground(background)
+        for side in ("left", "bottom"):
+            axis = self.plot.getAxis(side)
+            axis.setPen(text)
+            axis.setTextPen(text)
+
     def _line(self, pairs: Curve, color: str, is_dashed: bool = False) -> None:
         if not pairs:
             return
@@ -89,17 +98,15 @@ class RunView(QWidget):  # type: ignore[misc]
 
     Parameters
     ----------
-    backend
-        Gives the backend when it is needed.
-    viewer
-        Where previews are shown as layers.
+    dock
+        The widget that this one is part of; its viewer shows previews as layers.
     """
 
     refreshed = Signal(object)
 
-    def __init__(self, backend: Any, viewer: Any) -> None:
+    def __init__(self, dock: DockWidget) -> None:
         super().__init__()
-        self._backend, self._viewer = backend, viewer
+        self._dock, self._viewer = dock, dock.viewer
         self._layered: Path | None = None
         self.folder: Path | None = None
         self.picture: RunPicture | None = None
@@ -114,6 +121,15 @@ class RunView(QWidget):  # type: ignore[misc]
         self._timer = QTimer(self)
         self._timer.setInterval(REFRESH_MS)
         self._timer.timeout.connect(self.refresh)
+        dock.listen(self._viewer.events.theme, self._on_theme)
+        self._on_theme()
+
+    def _on_theme(self, event: Any = None) -> None:
+        """Draw on the background of napari's theme; style sheets do not reach into plots."""
+        theme = get_theme(self._viewer.theme)
+        background, text = theme.background.as_rgb_tuple(), theme.text.as_rgb_tuple()
+        for curves in (self.losses, self.scores, self.rates):
+            curves.paint_theme(background, text)
 
     def _build(self) -> None:
         self.headline, self.beside = wrapped_label(), wrapped_label()
@@ -164,7 +180,7 @@ class RunView(QWidget):  # type: ignore[misc]
     def refresh(self) -> None:
         """Read the folder again, in the background."""
         if self.folder is not None:
-            self._reader.request(self._backend(), self.folder, self.other)
+            self._reader.request(self._dock.backend, self.folder, self.other)
 
     def _on_read(self, found: Comparison) -> None:
         picture = found.picture
@@ -173,19 +189,12 @@ class RunView(QWidget):  # type: ignore[misc]
         if picture is None or picture.folder != self.folder:
             return
         self._beside = found.other
-        self._tell_beside(found)
+        self.beside.setText(found.text)
+        self.beside.setVisible(bool(found.text))
         if (picture, found.other) != self._drawn:
             self._drawn = picture, found.other
             self._show(picture)
         self.refreshed.emit(picture)
-
-    def _tell_beside(self, found: Comparison) -> None:
-        other = found.other
-        self.beside.setVisible(other is not None)
-        if other is not None:
-            options = f"Here / there: {'; '.join(found.differs)}." if found.differs else (
-                "No option differs.")
-            self.beside.setText(f"Dashed: {other.folder.name}. {other.headline} {options}")
 
     def _on_failed(self, error: BaseException) -> None:
         # A folder on a shared disk may be gone for a moment; the next look may succeed.
@@ -224,7 +233,6 @@ class RunView(QWidget):  # type: ignore[misc]
             self.preview.setPixmap(pixmap.scaledToWidth(
                 min(width, pixmap.width() * 4), Qt.TransformationMode.SmoothTransformation
             ))
-
 
     @notifies
     def _show_layer(self, checked: bool = False) -> None:

@@ -90,7 +90,7 @@ class RunsWidget(DockWidget):
         compare = QFormLayout()
         compare.addRow("Compare with", self.other)
         self.body.addLayout(compare)
-        self.view = RunView(lambda: self.backend, self.viewer)
+        self.view = RunView(self)
         self.view.refreshed.connect(self._show_state)
         self.body.addWidget(self.view)
         self._build_config()

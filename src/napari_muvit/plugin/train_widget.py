@@ -71,7 +71,7 @@ class TrainWidget(DockWidget):
         self.speed.changed.connect(self._show_state)
         self.footer.addWidget(self.speed)
         self._build_buttons()
-        self.view = RunView(lambda: self.backend, self.viewer)
+        self.view = RunView(self)
         self.view.refreshed.connect(self._on_refreshed)
         shown = self._tab("Run")
         shown.addWidget(self.view)
