@@ -7,12 +7,15 @@ import signal
 
 import numpy as np
 import pytest
+from dask import config
+from distributed import Nanny, Scheduler, SpecCluster
 
+from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.data.omezarr import create_pyramid
-from napari_muvit.errors import InputError
+from napari_muvit.errors import ConfigError, InputError
 from napari_muvit.inference import cluster as room
 from napari_muvit.inference import job
-from napari_muvit.inference.events import TileEvent
+from napari_muvit.inference.events import TileEvent, WarningEvent
 from napari_muvit.inference.lazy import predict
 from napari_muvit.inference.to_store import predict_to_zarr
 
@@ -102,3 +105,35 @@ def test_refuses_a_model_that_cannot_travel(tmp_path):
     with pytest.raises(InputError, match="from its folder"):
         predict_to_zarr(np.zeros((64, 64), np.uint8), PixelModel(make_spec()),
                         tmp_path / "o.ome.zarr", tissue="none", cluster="local")
+
+
+def test_a_scheduler_that_is_not_there_is_told(folder, source, tmp_path):
+    with (
+        config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(InputError, match=r"no dask scheduler at tcp://127.0.0.1:9 .*Start one"),
+    ):
+        list(predict_to_zarr(source, folder, tmp_path / "a.ome.zarr", cluster="tcp://127.0.0.1:9",
+                             tissue="none", device="cpu", threads=1, kernels="torch"))
+
+
+def test_a_worker_that_is_late_is_waited_for_and_said_so(folder, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "PATIENCE_S", 0.2)
+    scheduler = {"cls": Scheduler, "options": {
+        "host": room.LOCAL_HOST, "port": 0, "dashboard": False, "dashboard_address": ":0"}}
+    options = {"nthreads": 1, "host": room.LOCAL_HOST}
+    with SpecCluster(scheduler=scheduler, worker={"cls": Nanny, "options": options}) as cluster:
+        events = predict_to_zarr(
+            source, folder, tmp_path / "a.ome.zarr", cluster=cluster.scheduler_address,
+            tissue="none", device="cpu", threads=1, kernels="torch")
+        for event in events:
+            if isinstance(event, WarningEvent):
+                assert "no worker" in event.message
+                cluster.scale(1)
+    assert event.complete
+
+
+@pytest.mark.parametrize("cluster", ["local:0", "slurm:0", "elsewhere"])
+def test_a_cluster_has_a_worker(cluster):
+    with pytest.raises(ConfigError, match=f"cluster is '{cluster}'"):
+        parse_config(PredictConfig, {
+            "images": ["a"], "model": "m", "output": "o", "cluster": cluster})

@@ -163,7 +163,7 @@ class PredictConfig(Options):
     cluster: Annotated[str | None, option(
         "Cluster", "local for one worker per GPU, local:4 for so many processes, slurm:8 for "
         "jobs, or the address of a dask scheduler, tcp://...", group="Computer",
-        pattern=r"^((local|slurm)(:\d+)?|tcp://.+|tls://.+)$")] = None
+        pattern=r"^((local|slurm)(:[1-9]\d*)?|tcp://.+|tls://.+)$")] = None
     device: Annotated[Device, option(
         "Device", "auto, cpu, mps, cuda or cuda:1.", group="Computer")] = "auto"
     precision: Annotated[Precision, option(

@@ -28,6 +28,9 @@ from napari_muvit.inference.tiles import BoolArray
 AHEAD = 2
 """Blocks per worker that are under way or waiting; more would only fill the scheduler."""
 
+PATIENCE_S = 20
+"""How long the first worker may take before it is said that it is waited for."""
+
 LOCAL_HOST = "127.0.0.1"
 
 _WRITERS: dict[str, BlockWriter] = {}
@@ -88,7 +91,13 @@ def connect(cluster: str, model: ModelSource | Predictor) -> tuple[Any, list[Any
     elif kind == "slurm":
         made = _make_slurm_cluster(int(count) if count else 1)
     else:
-        client = Client(cluster, set_as_default=False)
+        try:
+            client = Client(cluster, set_as_default=False)
+        except OSError as error:
+            raise InputError(
+                f"there is no dask scheduler at {cluster} ({error}). Start one with `dask "
+                "scheduler` and pass the address that it prints, or use --cluster local."
+            ) from error
         return client, [client]
     client = Client(made, set_as_default=False)
     return client, [client, made]
@@ -125,7 +134,7 @@ def _make_slurm_cluster(jobs: int) -> Any:
     try:
         jobqueue = importlib.import_module("dask_jobqueue")
     except ImportError:
-        raise require_extra("dask_jobqueue", "cluster", "cluster slurm") from None
+        raise require_extra("dask_jobqueue", "slurm", "cluster slurm") from None
     cluster = jobqueue.SLURMCluster()
     cluster.scale(jobs=jobs)
     return cluster
@@ -205,6 +214,11 @@ def _compute(
 ) -> Iterator[PredictionEvent]:
     total, computed = run.count_tiles(units), 0
     yield run.progress(0, total, None)
+    if not _has_worker(client):
+        yield WarningEvent(
+            "no worker of the cluster has started yet; waiting for the first. Its job may be in "
+            "a queue; stopping now loses nothing."
+        )
     work = Workload(run, client, units)
     try:
         for unit, future in work:
@@ -220,6 +234,15 @@ def _compute(
     finally:
         work.cancel()
     yield run.progress(total, total, 0.0)
+
+
+def _has_worker(client: Any) -> bool:
+    """Whether a worker comes before patience ends."""
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE_S)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _lost(unit: Unit, error: BaseException | None) -> str:
