@@ -58,7 +58,9 @@ def test_live_fills_the_view(widget: Any, viewer: Any, qtbot: Any) -> None:
     assert is_complete(viewer)
 
 
-def test_confidence_lies_beside_the_labels(widget: Any, viewer: Any, qtbot: Any) -> None:
+def test_confidence_lies_beside_the_labels(
+    widget: Any, viewer: Any, qtbot: Any, open_widget: Any
+) -> None:
     layer = start_live(widget, viewer, qtbot)
     sure = viewer.layers["board: live confidence"]
     assert not sure.visible
@@ -69,6 +71,7 @@ def test_confidence_lies_beside_the_labels(widget: Any, viewer: Any, qtbot: Any)
     # Two classes: the one that is shown has at least half of the probability.
     assert (np.asarray(sure.data)[known] >= 127).all()
     assert "board: live confidence" not in [c.name for c in widget.picker._choices]
+    assert open_widget("MuViT: Fine-tune").sources.labels.layer is None
     widget.confidence.click()
     assert not sure.visible
     viewer.layers.remove(sure)

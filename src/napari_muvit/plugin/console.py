@@ -18,6 +18,7 @@ from napari_muvit.plugin.crops_layer import draw_boxes
 from napari_muvit.plugin.label_layers import class_kwargs
 from napari_muvit.plugin.layer_copies import whole_image
 from napari_muvit.plugin.layers import (
+    RESULT_KEY,
     ImageChoice,
     ResolvedImage,
     image_choices,
@@ -119,7 +120,8 @@ def lazy_labels(
     part = tuple(slice(low, low + n) for low, n in zip(region.start, region.shape, strict=True))
     place = image.transform.layer_kwargs(region.factor, region.offset())
     return viewer.add_labels(
-        labels[part], name=f"{image.name}: lazy prediction", **place, **class_kwargs(loaded.table)
+        labels[part], name=f"{image.name}: lazy prediction", metadata={RESULT_KEY: True}, **place,
+        **class_kwargs(loaded.table),
     )
 
 

@@ -25,6 +25,7 @@ from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import engine
 from napari_muvit.plugin.layers import (
     NUM_AXES,
+    RESULT_KEY,
     ImageChoice,
     ResolvedImage,
     ViewerTransform,
@@ -169,7 +170,7 @@ class ImagePicker(QWidget):  # type: ignore[misc]
 
 
 class LayerPicker(QWidget):  # type: ignore[misc]
-    """A list of the layers of one kind in the viewer that follows the layers."""
+    """A list of the layers of one kind in the viewer, without results, that follows them."""
 
     changed = Signal()
     kind = "Labels"
@@ -204,7 +205,8 @@ class LayerPicker(QWidget):  # type: ignore[misc]
 
         kind = getattr(napari.layers, self.kind)
         before = None if self.layer is None else self.layer.unique_id
-        found = [layer for layer in self._viewer.layers if isinstance(layer, kind)]
+        found = [layer for layer in self._viewer.layers
+                 if isinstance(layer, kind) and RESULT_KEY not in layer.metadata]
         self._layers = found if self.nothing is None else [None, *found]
         ids = [None if layer is None else layer.unique_id for layer in self._layers]
         self._combo.blockSignals(True)

@@ -17,6 +17,7 @@ from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.label_layers import class_kwargs
+from napari_muvit.plugin.layers import RESULT_KEY
 from napari_muvit.plugin.live_layers import find_live
 from napari_muvit.plugin.notices import notifies, sentence, show_failure
 from napari_muvit.plugin.remembered import recall_own, remember
@@ -184,7 +185,8 @@ class InstantPanel(QWidget):  # type: ignore[misc]
         active = viewer.layers.selection.active
         layer = viewer.add_labels(
             labels, name=f"{session.image.name}: instant prediction", opacity=0.35,
-            multiscale=False, **session.image.transform.layer_kwargs(), **colors,
+            multiscale=False, metadata={RESULT_KEY: True},
+            **session.image.transform.layer_kwargs(), **colors,
         )
         # Below the windows, so that what is painted stays visible.
         first = min((viewer.layers.index(w.layer) for w in session.windows.values()

@@ -24,7 +24,7 @@ SOURCE_KEY = "muvit_source"
 """Key of a layer's metadata under which this plugin's readers note the path."""
 
 RESULT_KEY = "muvit_result"
-"""Key of the metadata of layers that show a result, which are no images to work on."""
+"""Key of the metadata of layers that show a result, which are no images or labels to work on."""
 
 NUM_AXES = 2
 """Spatial axes of a plane of the image, (y, x); a volume has three."""

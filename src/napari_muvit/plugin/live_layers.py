@@ -56,7 +56,8 @@ class LiveLayers:
         layer = self._viewer.add_labels(
             arrays if several else arrays[0], name=name, opacity=0.5, multiscale=several,
             # In a tuple, or else napari would hand it back behind its proxy for plugins.
-            metadata={LIVE_KEY: (session,)}, **self._place, **class_kwargs(engine.class_table),
+            metadata={RESULT_KEY: True, LIVE_KEY: (session,)}, **self._place,
+            **class_kwargs(engine.class_table),
         )
         layer.editable = False
         return layer

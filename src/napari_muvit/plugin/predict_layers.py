@@ -7,7 +7,7 @@ from typing import Any
 
 from napari_muvit.plugin import predict
 from napari_muvit.plugin.label_layers import class_kwargs, level_arrays
-from napari_muvit.plugin.layers import SOURCE_KEY, ResolvedImage
+from napari_muvit.plugin.layers import RESULT_KEY, SOURCE_KEY, ResolvedImage
 
 
 def add_prediction(
@@ -27,7 +27,8 @@ def add_prediction(
         viewer.layers.remove(name)
     layer = viewer.add_labels(
         data, name=name, opacity=0.5, **image.transform.layer_kwargs(factor, offset),
-        metadata={} if path is None else {SOURCE_KEY: str(path)}, **class_kwargs(table),
+        metadata={RESULT_KEY: True} | ({} if path is None else {SOURCE_KEY: str(path)}),
+        **class_kwargs(table),
     )
     layer.editable = False
     return layer
