@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 
 from napari_muvit import api
 from napari_muvit.__main__ import main
-from napari_muvit.plugin import predict_widget
+from napari_muvit.plugin import predict_widget, remembered
 
 WAIT_MS = 60_000
 LIVE = "board: live prediction"
@@ -279,3 +280,48 @@ def test_image_of_other_channels_is_refused(
     assert all("3 channels" in notice for notice in notices)
     assert not widget.live.isChecked()
     assert widget.view.isEnabled()
+
+
+def test_whole_result_and_live_prediction_do_not_cover_each_other(
+    widget: Any, viewer: Any, qtbot: Any, tmp_path: Path, notices: list[str]
+) -> None:
+    live = start_live(widget, viewer, qtbot)
+    widget.output.set_path(str(tmp_path / "out.ome.zarr"))
+    widget.whole.click()
+    qtbot.waitUntil(lambda: widget.job is None, timeout=WAIT_MS)
+    whole = viewer.layers["board: prediction"]
+    assert (whole.visible, live.visible) == (True, False)
+    assert widget.session is None
+    assert not widget.live.isChecked()
+    said = widget.note.text()
+    assert "Live prediction was stopped. 'board: live prediction' is hidden" in said
+    assert notices == []
+    widget.live.click()
+    qtbot.waitUntil(lambda: viewer.layers[LIVE].visible, timeout=WAIT_MS)
+    assert not whole.visible
+    assert "'board: prediction' is hidden" in notices[-1]
+    widget.live.click()
+    assert not whole.visible
+
+
+@pytest.mark.one_viewer
+def test_the_run_on_the_image_is_offered(
+    viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remembered.remember(None, runs=str(trained.run.parent))
+    viewer.open(str(trained.image), plugin="napari-muvit")
+    widget = open_widget("MuViT: Predict")
+    qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
+    assert widget.folder.path == str(trained.run)
+    assert widget.known.currentText().startswith("run, on this image")
+    shutil.copytree(trained.run, trained.run.parent / "again")
+    try:
+        widget.known.look()
+        qtbot.waitUntil(lambda: widget.known.count() == 2, timeout=WAIT_MS)
+        assert widget.folder.path == str(trained.run)
+        assert widget.known.currentText().startswith("run, ")
+        widget.known.activated.emit(widget.known.findText("again", Qt.MatchFlag.MatchStartsWith))
+        assert widget.folder.path == str(trained.run.parent / "again")
+    finally:
+        shutil.rmtree(trained.run.parent / "again")

@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_muvit.plugin.label_layers import class_kwargs
 from napari_muvit.plugin.layers import RESULT_KEY, ResolvedImage
+from napari_muvit.plugin.predict_layers import CONFIDENCE, LIVE
 
 LIVE_KEY = "muvit_live"
 """Key of the labels' metadata under which their session is found."""
@@ -30,7 +31,7 @@ class LiveLayers:
         lead = len(engine.plane_axes)
         self._place = image.transform.layer_kwargs(
             [1.0] * lead + [*engine.scale], [0.0] * lead + [*engine.offset])
-        names = (f"{image.name}: live confidence", f"{image.name}: live prediction")
+        names = tuple(f"{image.name}: {kind}" for kind in (CONFIDENCE, LIVE))
         active = viewer.layers.selection.active
         for name in names:
             if name in viewer.layers:

@@ -113,6 +113,15 @@ def unit_in(pixel_size: Sequence[float] | None, pyramid: Any) -> float:
     return 1.0 if abs(ratio - 1) < 0.02 else ratio
 
 
+def roi_of(box: FloatArray | None, pyramid: Any, model: LoadedModel) -> FloatArray | None:
+    """World px box (2, A) along the model's axes of a region of the image, all planes of it."""
+    if box is None:
+        return None
+    if box.shape[1] > NUM_AXES:
+        box[:, 0] = np.asarray(pyramid.extent)[:, 0]
+    return box[:, -model.ndim:]
+
+
 def check_fit(model: LoadedModel, image: ResolvedImage) -> None:
     """Refuse an image that the model cannot read.
 

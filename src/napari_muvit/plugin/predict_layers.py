@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_muvit.plugin import predict
 from napari_muvit.plugin.label_layers import class_kwargs, level_arrays
 from napari_muvit.plugin.layers import RESULT_KEY, SOURCE_KEY, ResolvedImage
+
+WHOLE, IN_VIEW = STILL_KINDS = "prediction", "prediction in view"
+LIVE, CONFIDENCE = LIVE_KINDS = "live prediction", "live confidence"
+"""What layers of predictions are called, behind the name of their image."""
+
+
+def hide_predictions(viewer: Any, image: str, kinds: Sequence[str]) -> str:
+    """Hide predictions of an image that another one would be mixed up with; says which."""
+    hidden = []
+    for layer in viewer.layers:
+        if layer.name in {f"{image}: {kind}" for kind in kinds} and layer.visible:
+            layer.visible = False
+            hidden.append(repr(layer.name))
+    verb = "is" if len(hidden) == 1 else "are"
+    names = " and ".join(hidden)
+    return f"{names} {verb} hidden, so that one prediction is seen at a time." if hidden else ""
 
 
 def add_prediction(
@@ -40,7 +57,7 @@ def show_store(viewer: Any, backend: Any, output: Path, image: ResolvedImage, ta
     axes = labels.axes[1:]
     data = level_arrays(labels, axes)
     factor, offset = predict.place_labels(image.pyramid, labels)
-    name = f"{image.name}: prediction"
+    name = f"{image.name}: {WHOLE}"
     return add_prediction(viewer, data, name, image, factor, offset, table, output)
 
 

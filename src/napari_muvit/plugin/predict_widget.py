@@ -10,16 +10,17 @@ import numpy as np
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QPushButton
 
 from napari_muvit.errors import InputError
-from napari_muvit.plugin import predict
+from napari_muvit.plugin import predict, predict_layers
 from napari_muvit.plugin.background import Job, LatestTask
 from napari_muvit.plugin.camera import center_view
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, RegionPicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.known_models import KnownModels
 from napari_muvit.plugin.layer_copies import whole_image
-from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage, visible_box
+from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
-from napari_muvit.plugin.predict_layers import RegionPainter, add_prediction, show_store
+from napari_muvit.plugin.predict_layers import IN_VIEW, LIVE_KINDS, STILL_KINDS, RegionPainter
 from napari_muvit.plugin.predict_queue import PredictQueue, many_rows
 from napari_muvit.plugin.preferences import cache_folder, preference
 from napari_muvit.plugin.remembered import recall, recall_own, remember
@@ -49,6 +50,9 @@ class PredictWidget(DockWidget):
         self.picker.changed.connect(self._on_image)
         self.folder = FolderPicker("Folder of a fine-tuning run, or a model folder.", "run folder")
         self.folder.changed.connect(self._on_folder)
+        self.known = KnownModels(self, "finetune")
+        self.known.picked.connect(self.folder.set_path)
+        self.known.offered.connect(self._on_offered)
         self.device = QComboBox()
         self.device.addItems(["auto", "cpu", "cuda", "mps"])
         self.device.setToolTip("Where the model runs; auto takes a graphics card if there is one.")
@@ -60,6 +64,7 @@ class PredictWidget(DockWidget):
         self.region = RegionPicker(self, "Predict only inside a rectangle of this Shapes layer.")
         form = QFormLayout()
         form.addRow("Image", self.picker)
+        form.addRow("Recent runs", self.known)
         form.addRow("Model", self.folder)
         form.addRow("Device", self.device)
         form.addRow("Output", self.output)
@@ -132,12 +137,19 @@ class PredictWidget(DockWidget):
             if model and not self.folder.path and Path(str(model)).is_dir():
                 self.folder.set_path(str(model))
             self.output.show_path(str(output) if output and Path(str(output)).is_dir() else "")
+        self.known.set_image(choice)
         self._show_state()
 
     # -- model ---------------------------------------------------------------------------
 
+    def _on_offered(self, folder: str) -> None:
+        """Take the newest model of the image where none was used on it yet."""
+        if not self.folder.path:
+            self.folder.set_path(folder)
+
     def _on_folder(self, text: str = "") -> None:
         self.model = None
+        self.known.show_folder(self.folder.path)
         self.about.setText("")
         if self.folder.path:
             self._load(None)
@@ -199,6 +211,8 @@ class PredictWidget(DockWidget):
         self.destroyed.connect(session.release)
         self.session = session
         self.note.setText("Planning the prediction …")
+        if hidden := predict_layers.hide_predictions(self.viewer, image.name, STILL_KINDS):
+            show_hint(hidden)
         session.start()
         self._show_state()
 
@@ -253,8 +267,8 @@ class PredictWidget(DockWidget):
         shape = model.grid_shape(image.pyramid)
         region = predict.plan_region(box, shape, model.factors_in(image.pyramid))
         canvas = np.zeros(region.shape, model.label_dtype)
-        layer = add_prediction(
-            self.viewer, canvas, f"{image.name}: prediction in view", image, region.factor,
+        layer = predict_layers.add_prediction(
+            self.viewer, canvas, f"{image.name}: {IN_VIEW}", image, region.factor,
             region.offset(), model.table,
         )
         backend, device = self.backend, self.device.currentText()
@@ -274,7 +288,8 @@ class PredictWidget(DockWidget):
         output.parent.mkdir(parents=True, exist_ok=True)
         self.output.line.setText(str(output))
         backend, device = self.backend, self.device.currentText()
-        box = self._roi(image, model)
+        region = self.region.box(image.transform, self.viewer.dims.point)
+        box = predict.roi_of(region, image.pyramid, model)
 
         def generate() -> Iterator[Any]:
             return iter(backend.predict_to_zarr(
@@ -294,15 +309,6 @@ class PredictWidget(DockWidget):
             self.note.setText(f"The labels are in {config.output}.")
 
         self._start(lambda: iter(backend.predict_images(config)), finish=finish)
-
-    def _roi(self, image: ResolvedImage, model: predict.LoadedModel) -> Any:
-        """World px box of the chosen region along the model's axes, all planes of it."""
-        box = self.region.box(image.transform, self.viewer.dims.point)
-        if box is None:
-            return None
-        if box.shape[1] > NUM_AXES:
-            box[:, 0] = np.asarray(image.pyramid.extent)[:, 0]
-        return box[:, -model.ndim:]
 
     def _ready(self) -> tuple[ResolvedImage, predict.LoadedModel | None]:
         choice = self.picker.choice
@@ -382,6 +388,10 @@ class PredictWidget(DockWidget):
             self.progress.reset()
 
     def _show_store(self, output: Path, image: ResolvedImage, model: predict.LoadedModel) -> None:
-        show_store(self.viewer, self.backend, output, image, model.table)
-        self.note.setText(f"The labels are in {output}.")
+        said = ["Live prediction was stopped."] * (self.session is not None)
+        self._stop_live()
+        others = (*LIVE_KINDS, IN_VIEW)
+        said.append(predict_layers.hide_predictions(self.viewer, image.name, others))
+        predict_layers.show_store(self.viewer, self.backend, output, image, model.table)
+        self.note.setText(" ".join([f"The labels are in {output}.", *filter(None, said)]))
         remember(image.key, prediction=str(output.absolute()))
