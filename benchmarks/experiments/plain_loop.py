@@ -61,7 +61,8 @@ class PlainTraining:
         self.model = model.to(self.device)
         self.images = open_images(config)
         table = self.images.training.class_table
-        self.background = None if table is None else table.values.index(0)
+        outside = None if table is None else table.background
+        self.background = None if table is None or outside is None else table.values.index(outside)
         self.num_classes = self.images.training.num_classes
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate or 1e-3, weight_decay=config.weight_decay)
