@@ -104,11 +104,15 @@ def table(given: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def parse() -> argparse.Namespace:
+def default_data() -> Path:
+    """Where the sections are: below MUVIT_TEST_DATA, else beside the working copy."""
     here = Path(__file__).resolve().parents[2] / "shared" / "data"
-    data = Path(os.environ.get("MUVIT_TEST_DATA", here)) / "segmentation" / "human_cortex_layers"
+    return Path(os.environ.get("MUVIT_TEST_DATA", here)) / "segmentation" / "human_cortex_layers"
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=data)
+    parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--output", type=Path, default=Path("cortex_layers"))
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--crop-size", type=int, default=64)
