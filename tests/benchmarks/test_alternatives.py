@@ -1,0 +1,173 @@
+"""The comparison with what others would take, on small sections made here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import alternatives
+import numpy as np
+import pytest
+import torch
+from alternatives import Comparison, main
+from experiments.apart import run_apart
+from experiments.contenders import Budget, Job, do_job, prediction_path
+from experiments.forest import SCALES, filter_bank
+from experiments.networks import NETWORKS, missing_libraries
+from experiments.sections import DONORS, write_fold
+from PIL import Image
+
+from napari_muvit.data.cohort import read_cohort
+
+SIDE = 128
+BUDGET = Budget(
+    seconds=8.0, search_share=0.25, trials=2, step_pixels=2 * 32**2, val_pixels=2 * 32**2,
+    validations=1, sections=2, speed_steps=1, levels=(1, 2))
+
+
+@pytest.fixture(scope="session")
+def sections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two bands of different grey for each section, and a strip that is not judged."""
+    folder = tmp_path_factory.mktemp("sections")
+    random = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for number, name in enumerate(name for donor in DONORS for name in donor):
+        labels = np.ones((SIDE, SIDE), np.uint8)
+        labels[55 + number:] = 2
+        image = (labels[..., None] * 80 + random.integers(0, 20, (SIDE, SIDE, 3))).astype(np.uint8)
+        labels[:, :10] = 0
+        Image.fromarray(image).save(folder / "images" / f"{name}.png")
+        Image.fromarray(labels).save(folder / "labels" / f"{name}.png")
+    return folder
+
+
+def job_of(place: Path, cohort: Path, key: str, choice: dict, verb: str = "train") -> Job:
+    place.mkdir(parents=True, exist_ok=True)
+    return Job(verb, key, str(cohort), str(place), choice, 0, 3, 1.0, 1, BUDGET)
+
+
+@pytest.mark.parametrize("tested", [1, 2, 3])
+def test_a_tested_donor_neither_trains_nor_validates(sections, tmp_path, tested):
+    rows = read_cohort(write_fold(tmp_path, sections, tested, 4))
+    by_split = {split: [row for row in rows if row.split == split]
+                for split in ("train", "val", "test")}
+    assert {row.group for row in by_split["test"]} == {f"donor {tested}"}
+    assert len(by_split["test"]) == 4
+    others = {f"donor {donor}" for donor in (1, 2, 3)} - {f"donor {tested}"}
+    assert {row.group for row in by_split["train"]} == others
+    assert {row.group for row in by_split["val"]} == others
+    assert len({row.image for row in rows}) == len(rows) == 12
+
+
+def test_absent_sections_are_said(tmp_path):
+    with pytest.raises(SystemExit, match=r"MUVIT_TEST_DATA"):
+        write_fold(tmp_path, tmp_path / "nowhere", 3, 4)
+
+
+def test_every_library_may_be_missing(sections, tmp_path, monkeypatch):
+    monkeypatch.setattr(alternatives, "missing_libraries", lambda needs: needs)
+    arguments = ["--tiny", "--data", str(sections), "--output", str(tmp_path / "out"),
+                 "--rows", "segformer", "swin_unetr", "forest"]
+    text = main(arguments)
+    assert "| SegFormer | not installed: pip install transformers |" in text
+    assert "| Swin UNETR | not installed: pip install monai einops |" in text
+    assert "not installed: pip install scikit-learn joblib |" in text
+    assert "| U-Net | not yet run |" in text
+
+
+def test_a_folder_of_other_sizes_is_refused(sections, tmp_path):
+    Comparison(tmp_path, sections, BUDGET)
+    with pytest.raises(SystemExit, match=r"seconds 8\.0, not 9"):
+        Comparison(tmp_path, sections, replace(BUDGET, seconds=9.0))
+
+
+def test_the_search_takes_the_best_choice_and_the_steps_that_fit(sections, tmp_path, monkeypatch):
+    row = next(row for row in alternatives.rows() if row.key == "unet")
+    done: list[tuple[Job, Path]] = []
+
+    def run(self, job, place):
+        done.append((job, place))
+        value = 0.7 if job.choice["rate"] == row.choices[1]["rate"] else 0.4
+        return {"val": value, "seconds": 0.5 * job.steps, "steps": job.steps}
+
+    monkeypatch.setattr(Comparison, "_run", run)
+    comparison = Comparison(tmp_path, sections, BUDGET)
+    cohort = write_fold(tmp_path, sections, 3, 2)
+    assert comparison.search(row, 3, cohort) == (row.choices[1], 0.5)
+    trials = [job for job, place in done if place.name.startswith("trial")]
+    assert [job.steps for job in trials] == [4, 4]  # a quarter of 8 s
+    assert {place.name for _, place in done} == {"speed_128", "trial0", "trial1"}
+    assert {job.verb for job, _ in done} == {"train"}  # nothing is predicted, tested least
+
+
+def test_a_network_learns_without_a_background_class(sections, tmp_path):
+    cohort = write_fold(tmp_path, sections, 3, 2)
+    job = job_of(tmp_path / "unet", cohort, "unet", {"tile": 32, "rate": 1e-3})
+    found = do_job(job)
+    assert found["steps"] == 3
+    assert found["seconds"] > 0
+    predicted = do_job(replace(job, verb="predict"))
+    assert predicted["values"] == [1, 2]
+    assert predicted["seconds_per_mp"] > 0
+    name = DONORS[2][0]
+    probabilities = np.load(prediction_path(job.place, f"{name}.png"))
+    assert probabilities.shape == (2, SIDE, SIDE)
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_a_forest_tells_the_bands(sections, tmp_path):
+    pytest.importorskip("sklearn")
+    cohort = write_fold(tmp_path, sections, 3, 2)
+    job = job_of(tmp_path / "forest", cohort, "forest",
+                 {"min_samples_leaf": 4, "class_weight": None})
+    assert do_job(job)["val"] > 0.95
+    assert do_job(replace(job, verb="predict"))["values"] == [1, 2]
+
+
+def test_filters_of_a_ramp():
+    """A ramp has the same gradient everywhere and no Laplacian; away from the border."""
+    ramp = np.tile(np.arange(256, dtype=np.float32) / 256, (1, 256, 1))
+    bank = filter_bank(ramp)
+    assert bank.shape == (5 * len(SCALES), 256, 256)
+    smooth, gradient, laplacian, larger, smaller = bank[:5, 100:150, 100:150]
+    np.testing.assert_allclose(smooth, ramp[0, 100:150, 100:150], atol=1e-6)
+    np.testing.assert_allclose(gradient, 8 / 256, rtol=1e-4)  # Sobel's sum of weights
+    np.testing.assert_allclose(laplacian, 0, atol=1e-6)
+    assert larger.min() > 1e-6
+    np.testing.assert_allclose(smaller, 0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_networks_of_both_sizes_give_logits(name):
+    network = NETWORKS[name]
+    if missing := missing_libraries(network.needs):
+        pytest.skip(f"needs {', '.join(missing)}")
+    for options in (network.small, network.large):
+        model = network.build(3, 7, **options).eval()
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 7, 64, 64)
+
+
+def test_a_job_that_fails_says_where_its_words_are(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("raise ValueError('too blue')", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"too blue.*log\.txt"):
+        run_apart(script, {}, tmp_path / "job")
+
+
+@pytest.mark.slow
+def test_small_alternatives(sections, tmp_path, capsys):
+    arguments = ["--tiny", "--data", str(sections), "--output", str(tmp_path), "--threads", "1"]
+    main([*arguments, "--rows", "unet", "--donors", "1"])
+    text = main(arguments)
+    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
+    ready = [row for row in alternatives.rows() if not missing_libraries(tuple(row.needs))]
+    assert len(ready) >= 2
+    for row in ready:
+        assert "not yet run" not in lines[row.title]
+        assert lines[row.title].endswith(f"| {'1 3' if row.key == 'unet' else '3'} | 1 |")
+    assert not list(tmp_path.rglob("*.npy"))
+    capsys.readouterr()
+    assert main(arguments) == text  # seconds and all: nothing was done again
+    assert "seed 0" not in capsys.readouterr().out
