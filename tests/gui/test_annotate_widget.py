@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from qtpy.QtWidgets import QApplication, QColorDialog, QWidget
 from napari_muvit import api
 from napari_muvit.data.annotations import AnnotationStore
 from napari_muvit.plugin import engine
+from napari_muvit.plugin.devices import DESK
 
 WAIT_MS = 60_000
 
@@ -567,3 +569,28 @@ def test_console_opens_a_window(viewer: Any, image_path: Path, qtbot: Any) -> No
     qtbot.waitUntil(is_saved(store_path(image_path), {2: 1600}), timeout=WAIT_MS)
     again = open_annotation_window(viewer, level=1)
     assert (again.data[:40, :40] == 2).all()
+
+
+def test_instant_features_beside_a_training_are_told(
+    viewer: Any, widget: Any, trained: Any, qtbot: Any, notices: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = [SimpleNamespace(name=name, is_usable=True) for name in ("cuda:0", "cpu")]
+    monkeypatch.setattr(api, "device_facts", lambda: facts, raising=False)
+    release = DESK.claim("training", "the run a", "auto")
+    try:
+        widget.instant.folder.set_path(str(trained.run))
+        widget.here.click()
+        window = viewer.layers.selection.active
+        widget.instant.switch.setChecked(True)
+        paint(window, slice(20, 40), slice(20, 60), 1)
+        paint(window, slice(20, 40), slice(80, 120), 2)
+        qtbot.waitUntil(
+            lambda: "used by the run a; instant prediction runs" in widget.instant.note.text(),
+            timeout=WAIT_MS)
+        assert [use.who for use in DESK.uses("live")] == ["Instant prediction of slide"]
+        widget.instant.switch.setChecked(False)
+        assert DESK.uses("live") == []
+        assert notices == []
+    finally:
+        release()

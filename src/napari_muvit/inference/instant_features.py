@@ -202,10 +202,11 @@ class EncoderFeatures:
         valid = np.broadcast_to(crop.valid[:, None], image.shape)
         image = np.where(valid, image, np.float32(0)).astype(np.float32)
         boxes = crop.bbox - crop.bbox[-1].mean(axis=0)
+        device = next(self._encoder.parameters()).device
+        given = (torch.from_numpy(part)[None].to(device)
+                 for part in (image, boxes.astype(np.float32)))
         with torch.inference_mode():
-            found = self._encoder.compute_features(
-                torch.from_numpy(image)[None], torch.from_numpy(boxes.astype(np.float32))[None]
-            )[0].float().cpu().numpy()
+            found = self._encoder.compute_features(*given)[0].float().cpu().numpy()
         return [
             FeatureMap.in_box(np.ascontiguousarray(np.moveaxis(found[i], 0, -1)), crop.bbox[i])
             for i in range(first, len(self.levels))

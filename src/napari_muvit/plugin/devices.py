@@ -1,7 +1,8 @@
 """Who computes where: training and live prediction that want the same graphics card.
 
-Training keeps the card. Live prediction that may run anywhere moves to the processor until the
-training ends; one that was told to use the card shares it. Either way a sentence says so.
+Training keeps the card. Live and instant prediction that may run anywhere move to the processor
+until the training ends; one that was told to use the card shares it. Either way a sentence says
+so.
 """
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ def resolve(facts: Sequence[Any], wanted: str) -> str:
     return wanted
 
 
-def place_live(backend: Any, desk: DeviceDesk, wanted: str) -> Placement:
-    """Where live prediction runs beside the trainings there are (may take long: in a thread)."""
+def place_live(
+    backend: Any, desk: DeviceDesk, wanted: str, who: str = "live prediction"
+) -> Placement:
+    """Where `who` runs beside the trainings there are (may take long: in a thread)."""
     trainings = [use for use in desk.uses("training") if use.device != "cpu"]
     if wanted == "cpu" or not trainings:
         return Placement(wanted)
@@ -94,11 +97,11 @@ def place_live(backend: Any, desk: DeviceDesk, wanted: str) -> Placement:
         return Placement(wanted)
     if wanted == "auto":
         return Placement("cpu", (
-            f"The graphics card is used by {rivals[0]}; live prediction runs on the processor "
+            f"The graphics card is used by {rivals[0]}; {who} runs on the processor "
             "until that ends. Choose the device 'cuda' to share the card."
         ))
     return Placement(wanted, (
-        f"Live prediction shares the graphics card with {rivals[0]}: both are slower, and its "
+        f"{who.capitalize()} shares the graphics card with {rivals[0]}: both are slower, and its "
         "memory may not do for both."
     ))
 

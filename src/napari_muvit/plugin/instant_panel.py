@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,15 @@ from napari_muvit.geometry import aligned_offset
 from napari_muvit.plugin.annotate import fitting_level, shown_box
 from napari_muvit.plugin.annotate_session import AnnotationDock, AnnotationSession
 from napari_muvit.plugin.background import LatestTask
+from napari_muvit.plugin.devices import DESK, DeviceDesk
 from napari_muvit.plugin.dock import row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.instant_engine import InstantAnswer, InstantEngine, InstantRequest
 from napari_muvit.plugin.label_layers import class_kwargs
 from napari_muvit.plugin.layers import RESULT_KEY
 from napari_muvit.plugin.live_layers import find_live
 from napari_muvit.plugin.notices import notifies, sentence, show_failure
+from napari_muvit.plugin.preferences import preference
 from napari_muvit.plugin.remembered import recall_own, remember
 
 LOOK_MS = 200
@@ -27,42 +30,23 @@ LARGEST_VIEW = 1600
 """Longest side of an instant prediction, pixels of its level."""
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What to predict: changes of the store and the view make it another one."""
-
-    num_changed: int
-    level: int
-    start: tuple[int, ...]
-    size: tuple[int, ...]
-
-
-class _Engines:
-    """The instant prediction of one store; made in the worker thread when first asked."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self._key: tuple[Any, str] | None = None
-        self._engine: Any = None
-
-    def predict(self, session: AnnotationSession, folder: str, request: _Request) -> Any:
-        """The result for `request`, with the session it is for."""
-        key = (session.store, folder)
-        if self._key is None or self._key[0] is not key[0] or self._key[1] != folder:
-            model = self._backend.load_model(folder) if folder else None
-            image = session.image.pyramid
-            self._engine = self._backend.InstantPrediction(image, session.store, model)
-            self._key = key
-        return session, self._engine.predict(request.level, request.start, request.size)
-
-
 class InstantPanel(QWidget):  # type: ignore[misc]
-    """Switches instant mode and shows its layer."""
+    """Switches instant mode and shows its layer.
 
-    def __init__(self, dock: AnnotationDock) -> None:
+    Parameters
+    ----------
+    dock
+        The widget that this one is part of.
+    desk
+        Who else computes where; training has the first right to a graphics card.
+    """
+
+    def __init__(self, dock: AnnotationDock, desk: DeviceDesk = DESK) -> None:
         super().__init__()
-        self._dock = dock
-        self._asked: _Request | None = None
+        self._dock, self._desk = dock, desk
+        self._device = "auto"
+        self._leave: Callable[[], None] | None = None
+        self._asked: InstantRequest | None = None
         self._result: Any = None
         self._layer: Any = None
         self._task: LatestTask | None = None
@@ -102,17 +86,35 @@ class InstantPanel(QWidget):  # type: ignore[misc]
         self._asked = self._result = None
         self.note.setText("")
         if is_on:
-            self._task = LatestTask(_Engines(self._dock.backend).predict)
+            self._device = str(preference("device", "auto"))
+            engine = InstantEngine(self._dock.backend, self._desk, self._device)
+            self._task = LatestTask(engine.predict)
             self._task.finished.connect(self._on_result)
             self._task.failed.connect(self._on_failed)
             self.destroyed.connect(self._task.stop)
+            self._desk.changed.connect(self._on_desk)
             self._timer.start()
             return
+        self._desk.changed.disconnect(self._on_desk)
+        self._claim("")
         self._timer.stop()
         if self._task is not None:
             self._task.stop()
             self._task = None
         self._remove_layer()
+
+    def _claim(self, name: str) -> None:
+        """Tell the desk that a model computes features of the image `name`; "" is of none."""
+        if name and self._leave is None:
+            self._leave = self._desk.claim("live", f"Instant prediction of {name}", self._device)
+            self.destroyed.connect(self._leave)
+        elif not name and self._leave is not None:
+            leave, self._leave = self._leave, None
+            leave()
+
+    def _on_desk(self) -> None:
+        """Somebody began or ended to compute: the next look moves the model where it is due."""
+        self._asked = None
 
     def _on_folder(self, path: str = "") -> None:
         self._asked = None
@@ -131,10 +133,11 @@ class InstantPanel(QWidget):  # type: ignore[misc]
             return
         request = self._request(session)
         if request is not None and request != self._asked:
+            self._claim(session.image.name if self.folder.path else "")
             self._asked = request
             self._task.request(session, self.folder.path, request)
 
-    def _request(self, session: AnnotationSession) -> _Request | None:
+    def _request(self, session: AnnotationSession) -> InstantRequest | None:
         choice, viewer = self._dock.picker.choice, self._dock.viewer
         transform, point = session.image.transform, viewer.dims.point
         box = None if choice is None else shown_box(choice.layers[0], transform, point)
@@ -151,18 +154,18 @@ class InstantPanel(QWidget):  # type: ignore[misc]
         low = np.clip(np.floor((box[0] + 0.5) / level), 0, shape - 1).astype(int)
         high = np.clip(np.ceil((box[1] + 0.5) / level), low + 1, shape).astype(int)
         size = (high - low).tolist()
-        return _Request(
+        return InstantRequest(
             session.num_changed, level, (*lead, *low.tolist()), (*[1] * len(lead), *size)
         )
 
     @notifies
-    def _on_result(self, found: tuple[AnnotationSession, Any]) -> None:
-        session, result = found
+    def _on_result(self, found: InstantAnswer) -> None:
+        session, result = found.session, found.result
         if session is not self._dock.session or not self.switch.isChecked():
             return
         self._result = result
         certain = float(result.confidence.mean())
-        self.note.setText(f"Mean certainty of the view: {certain:.0%}.")
+        self.note.setText(f"Mean certainty of the view: {certain:.0%}. {found.text}".strip())
         self._show(session, result)
 
     def _show(self, session: AnnotationSession, result: Any) -> None:
