@@ -16,9 +16,9 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from napari_muvit.config import Options
+from napari_muvit.plugin.fold import Fold
 from napari_muvit.plugin.forms import FormField, form_fields
 
 LARGEST = 2_000_000_000
@@ -46,7 +46,7 @@ class ConfigForm(QWidget):  # type: ignore[misc]
         plain = [field for field in self.fields.values() if not field.advanced]
         advanced = [field for field in self.fields.values() if field.advanced]
         layout.addLayout(self._rows(plain, with_groups=False))
-        self.more = QCollapsible("Advanced options")
+        self.more = Fold("Advanced options")
         inside = QWidget()
         inside.setLayout(self._rows(advanced, with_groups=True))
         self.more.addWidget(inside)

@@ -7,15 +7,15 @@ from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.errors import InputError
 from napari_muvit.plugin.dock import DockWidget
+from napari_muvit.plugin.fold import Fold
 from napari_muvit.plugin.sources_picker import SourcesPicker
 
 
-class PredictQueue(QCollapsible):  # type: ignore[misc]
+class PredictQueue(Fold):
     """Images that are predicted one after another; one that fails does not stop the rest.
 
     Parameters

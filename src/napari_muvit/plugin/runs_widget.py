@@ -19,13 +19,13 @@ from qtpy.QtWidgets import (
     QPlainTextEdit,
     QPushButton,
 )
-from superqt import QCollapsible
 
 from napari_muvit.errors import RunError
 from napari_muvit.plugin import run_control, runs
 from napari_muvit.plugin.background import Job, LatestTask
 from napari_muvit.plugin.devices import DESK, DeviceDesk
 from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
+from napari_muvit.plugin.fold import Fold
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
 from napari_muvit.plugin.remembered import recall, remember
@@ -159,7 +159,7 @@ class RunsWidget(DockWidget):
         self.config.setReadOnly(True)
         self.config.setMinimumHeight(160)
         self.config.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
-        fold = QCollapsible("Configuration")
+        fold = Fold("Configuration")
         fold.addWidget(self.config)
         self.body.addWidget(fold)
 
