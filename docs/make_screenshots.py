@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +194,17 @@ def walk(output: Path, steps: int) -> list[str]:
     return hands.pictures
 
 
+@contextmanager
+def own_home() -> Iterator[str]:
+    """A short-lived home: the user's settings stay out of the pictures, and paths are short."""
+    home = Path(tempfile.gettempdir()) / "ada"
+    home.mkdir()
+    try:
+        yield str(home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
@@ -198,8 +212,7 @@ def main() -> None:
     given = parser.parse_args()
     output = given.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    # A home of its own: the user's settings stay out of the pictures, and paths are short.
-    with tempfile.TemporaryDirectory(prefix="ada") as home:
+    with own_home() as home:
         os.environ |= {"HOME": home, "XDG_CACHE_HOME": home, "XDG_CONFIG_HOME": f"{home}/config",
                        "XDG_DATA_HOME": f"{home}/data"}
         os.chdir(home)
