@@ -4,6 +4,9 @@ Used by `python benchmarks/prediction.py processes`. Both predict the same image
 model to a store; two processes share it by `--part 1/2` and `2/2`, or as workers of a local
 cluster. Rates are those from the first tile on, so that starting Python does not count; whole
 times, start included, stand beside. The stores must be equal byte for byte.
+
+The control is two predictions of the whole image at once that share nothing: what the machine's
+second core is worth where the first is busy. No way to share the work can give more.
 """
 
 from __future__ import annotations
@@ -30,11 +33,11 @@ def processes(given: argparse.Namespace) -> None:
         folder = Path(name)
         prepare(folder, given.side)
         times = {
-            "one process": run(folder, "one", [{}]),
-            "two processes, --part": run(
-                folder, "parts", [{"part": "1/2"}, {"part": "2/2"}]),
-            "two workers, --cluster local:2": run(folder, "cluster", [{"cluster": "local:2"}]),
+            "one process": run(folder, {"one": [{}]}),
+            "two processes, --part": run(folder, {"parts": [{"part": "1/2"}, {"part": "2/2"}]}),
+            "two workers, --cluster local:2": run(folder, {"cluster": [{"cluster": "local:2"}]}),
         }
+        control = run(folder, {"first": [{}], "second": [{}]})
         same = [read_files(folder / f"{kind}.ome.zarr") for kind in ("one", "parts", "cluster")]
     print(f"{given.side} x {given.side} px, crops of {CROP} px, one thread each, "
           f"{os.cpu_count()} cores; stores equal: {same[0] == same[1] == same[2]}")
@@ -42,6 +45,8 @@ def processes(given: argparse.Namespace) -> None:
     for label, (steady, whole) in times.items():
         print(f"{label:32s} {steady:6.1f} s from the first tile on ({first[0] / steady:.2f}x), "
               f"{whole:6.1f} s in all ({first[1] / whole:.2f}x)")
+    print(f"control: two whole predictions at once {control[0]:.1f} s, so the second core is worth "
+          f"{2 * first[0] / control[0]:.2f}x")
 
 
 def prepare(folder: Path, side: int) -> None:
@@ -65,16 +70,19 @@ def prepare(folder: Path, side: int) -> None:
     save_model(folder / "model", model, ModelMeta("segmenter", crop_size=(CROP, CROP)))
 
 
-def run(folder: Path, name: str, arms: list[dict[str, str]]) -> tuple[float, float]:
-    """Seconds from the first tile to the end of the last process, and of everything."""
+def run(folder: Path, arms: dict[str, list[dict[str, str]]]) -> tuple[float, float]:
+    """Seconds from the first tile to the end of the last process, and of everything.
+
+    `arms` are the options of the processes that write each store.
+    """
     begin = time.time()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     children = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder), name, json.dumps(arm)], env=env,
+            [sys.executable, __file__, str(folder), name, json.dumps(options)], env=env,
             stdout=subprocess.PIPE, text=True,
         )
-        for arm in arms
+        for name, each in arms.items() for options in each
     ]
     stamps = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
     end = max(stamp["end"] for stamp in stamps)

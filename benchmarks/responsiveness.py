@@ -285,9 +285,13 @@ def start_live(viewer: Any, model: Path, folder: Path, meter: GapMeter) -> Any:
         image = resolve_image(choice, backend, viewer.dims.point)
         session = LiveSession(viewer, backend, image, choice.layers, loaded, device="cpu",
                               cache=folder / "cache")
+        ends: list[Any] = []
+        session.ended.connect(ends.append)
         session.start()
-        pump(60, lambda: session.layer is not None)
+        pump(60, lambda: session.layer is not None or bool(ends))
         pump(2)
+    if session.layer is None or ends:
+        raise SystemExit(f"live prediction did not start: {ends}")
     print(f"with live prediction, adding   {meter.line('adding')}")
     return session
 

@@ -72,11 +72,11 @@ class Settings:
     crop_size: int = 64
     preset: str = "tiny"
     batch_size: int = 24
-    steps: int = 1200
+    steps: int = 800
     validations: int = 12
     val_samples: int = 96
     rates: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3)
-    search_share: float = 0.1
+    search_share: float = 0.25
     device: str = "cpu"
     precision: str = "fp32"
     threads: int = 1
