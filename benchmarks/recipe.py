@@ -22,6 +22,8 @@ from napari_muvit.doors.shell import run_command, say
 from napari_muvit.errors import RunError
 from napari_muvit.train import train as train_command
 
+DONE = ("completed", "early")
+
 
 def train(recipe: Path, only: str | None = None) -> int:
     """Pretrain and fine-tune as a recipe says, each from its beginning or where it stopped.
@@ -35,12 +37,12 @@ def train(recipe: Path, only: str | None = None) -> int:
         if only not in (None, verb):
             continue
         output = parse_config(kind, recipe).output
-        if _state(output) == "completed":
+        if _state(output) in DONE:
             say(f"{verb}: {output} is complete")
             continue
         begun = _state(output) is not None
         code = train_command(["resume", output] if begun else [verb, "--config", str(recipe)])
-        if code or _state(output) not in {"completed", "early"}:
+        if code or _state(output) not in DONE:
             return code
     return 0
 

@@ -21,6 +21,7 @@ from napari_muvit.data.convert import LOG_NAME
 from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.doors.commands import show_events
+from napari_muvit.errors import InputError
 
 LEVELS = {"mouse": (1, 8, 32), "kpis": (1, 8, 32, 64)}
 COHORT, CLASSES = "images.csv", "classes.csv"
@@ -63,10 +64,14 @@ def prepare(
 def _class_table(found: Sequence[Download], output: Path, given: Path | None) -> ClassTable:
     """The classes of the regions, kept in the output: looking for them reads every picture."""
     known = output / CLASSES
-    if given is None and known.is_file():
-        return api.read_classes(known)
-    table = find_classes([one.labels for one in found]) if given is None else (
-        api.read_classes(given))
+    wanted = None if given is None else api.read_classes(given)
+    if known.is_file():
+        table = api.read_classes(known)
+        if wanted not in (None, table):
+            raise InputError(f"{known} has other classes than {given}, and labels are written "
+                             "with them already. Take another folder, or remove this one.")
+        return table
+    table = find_classes([one.labels for one in found]) if wanted is None else wanted
     api.write_classes(known, table)
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,27 @@ def test_regions_can_be_named(tmp_path):
     cohort = preparing.prepare("mouse", tmp_path / "raw", tmp_path / "data", classes=names)
     table = api.read_class_table(api.open_pyramid(api.read_cohort(cohort)[0].labels))
     assert table.names[:2] == ("outside", "part 1")
+    names.write_text("value,name\n0,other\n")
+    with pytest.raises(InputError, match="other classes"):
+        preparing.prepare("mouse", tmp_path / "raw", tmp_path / "data", classes=names)
+
+
+def test_sections_without_a_pixel_size_can_be_given_one(tmp_path):
+    image, regions = standins.mouse_section(0)
+    both = np.stack([np.zeros_like(image), image])
+    for folder, pixels in (("slices", both), ("regions", regions[::2, ::2])):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / "raw" / folder / "BM15_1.tif", pixels,
+                         photometric="minisblack", metadata={"axes": "CYX"[-pixels.ndim:]})
+    with pytest.raises(InputError, match="coarser by 2 x 2"):
+        preparing.prepare("mouse", tmp_path / "raw", tmp_path / "data")
+    cohort = preparing.prepare("mouse", tmp_path / "raw", tmp_path / "data", channels=[1],
+                               pixel_size=0.65)
+    [row] = api.read_cohort(cohort)
+    section, labels = api.open_pyramid(row.image), api.open_pyramid(row.labels)
+    np.testing.assert_array_equal(section.read(0, [0, 0], image.shape), image[None])
+    assert section.pixel_size[0] == pytest.approx((0.65, 0.65))
+    assert labels.pixel_size[0] == pytest.approx((1.3, 1.3))
 
 
 def test_smooth_colours_are_no_regions(tmp_path):
@@ -211,6 +233,44 @@ def test_small_recipes_differ_in_sizes_alone(kind, tmp_path):
         assert parse_config(options, recipe_file)
 
 
+@pytest.mark.parametrize(("before", "after", "wanted"), [
+    ({}, "completed", ["pretrain", "finetune"]),
+    ({"pretrain": "early", "finetune": "interrupted"}, "completed", ["resume"]),
+    ({"pretrain": "stopped"}, "stopped", ["resume"]),  # and no fine-tuning of half a model
+])
+def test_training_goes_on_where_it_was(tmp_path, monkeypatch, before, after, wanted):
+    path, seen = tmp_path / "recipe.yaml", []
+    path.write_text(yaml.safe_dump(standins.small_recipe("mouse", tmp_path)))
+    outputs = {str(tmp_path / "pretrained"): "pretrain", str(tmp_path / "finetuned"): "finetune"}
+    states = dict(before)
+
+    def train(arguments):
+        seen.append(arguments[0])
+        verb = outputs[arguments[1]] if arguments[0] == "resume" else arguments[0]
+        states[verb] = after
+        return 0
+
+    monkeypatch.setattr(recipe, "train_command", train)
+    monkeypatch.setattr(recipe, "_state", lambda output: states.get(outputs[output]))
+    assert recipe.train(path) == 0
+    assert seen == wanted
+
+
+@pytest.mark.parametrize("kind", ["mouse", "kpis"])
+def test_pages_show_commands_that_exist(kind):
+    page = standins.CONFIGS.parent / "docs" / "recipes" / f"{kind}.md"
+    lines = [line.split() for line in page.read_text(encoding="utf-8").splitlines()
+             if line.startswith("python benchmarks/")]
+    commands = [words[2] for words in lines if words[1] == "benchmarks/recipe.py"]
+    assert commands == ["prepare", "train", "table"] * 2  # for the data, and for the stand-in
+    for words in lines:
+        if words[1] == "benchmarks/recipe.py":
+            given = recipe.parse(words[2:])
+            assert getattr(given, "set", kind) == kind
+        else:
+            assert words[:4] == ["python", "benchmarks/standins.py", kind, f"standins/{kind}"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mouse", "kpis"])
 def test_three_commands_give_the_table(kind, capsys, request):
@@ -222,6 +282,11 @@ def test_three_commands_give_the_table(kind, capsys, request):
     assert recipe.main(["table", config, "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert (folder / "predictions" / "table.md").read_text(encoding="utf-8").strip() in printed
+    [path] = (folder / "predictions").glob("*_seed0/result.json")
+    tested = {row.labels for row in api.read_cohort(folder / "data" / "images.csv")
+              if row.split == "test"}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert len(result["per_image"]) == len(tested) == 2  # no image that was trained on
     lines = [line.strip("| ").split(" | ") for line in printed.splitlines()]
     scores = dict(zip(lines[0][1:], lines[2][1:], strict=True))
     if kind == "mouse":
