@@ -9,12 +9,14 @@ import alternatives
 import numpy as np
 import pytest
 import torch
-from alternatives import Comparison, main
+from alternatives import Comparison, main, table
 from experiments.apart import run_apart
 from experiments.contenders import Budget, Job, do_job, prediction_path
 from experiments.forest import SCALES, filter_bank
-from experiments.networks import NETWORKS, missing_libraries
-from experiments.sections import DONORS, write_fold
+from experiments.measures import measure_section
+from experiments.networks import NETWORKS, Autocast, missing_libraries
+from experiments.sections import DONORS, UNLABELLED, write_fold
+from experiments.table import save_result
 from PIL import Image
 
 from napari_muvit.data.cohort import read_cohort
@@ -147,6 +149,45 @@ def test_networks_of_both_sizes_give_logits(name):
         model = network.build(3, 7, **options).eval()
         with torch.no_grad():
             assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 7, 64, 64)
+
+
+def test_mixed_precision_is_lower_within_and_single_outside():
+    torch.manual_seed(0)
+    model, x = torch.nn.Conv2d(3, 7, 1), torch.rand(1, 3, 8, 8)
+    mixed = Autocast(model, "cpu")(x)
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(mixed, model(x))
+    torch.testing.assert_close(mixed, model(x), atol=0.02, rtol=0.02)
+
+
+def test_the_table_pools_donors_and_averages_seeds(tmp_path):
+    halves = np.repeat(np.array([[1, 2]], np.uint8), 5, axis=1).repeat(10, axis=0)
+    sure = np.stack([halves == 1, halves == 2]).astype(np.float32)
+    for donor, seed, guess in ((1, 0, sure), (1, 1, sure), (3, 0, sure), (3, 1, sure[::-1]),
+                               (3, 2, sure[::-1])):
+        one = measure_section("one", f"donor {donor}", guess, (1, 2), halves, UNLABELLED)
+        save_result(tmp_path, f"unet_donor{donor}", seed, {
+            "sections": [one.to_dict()],
+            "trained": {"seconds": 10.0 + donor + seed, "memory": 100.0 * donor},
+            "predicted": {"seconds_per_mp": 2.0, "memory": 50.0, "gpu_memory": 7.0},
+        }, "cpu")
+    (line,) = [line for line in table(tmp_path).splitlines() if line.startswith("| U-Net")]
+    cells = line.strip("| ").split(" | ")
+    # Seed 2 has no first donor. Seed 0 has mDSC 1; seed 1 half of the pixels, so 0.5.
+    assert cells[1] == "0.750 [0.500, 1.000]"
+    assert cells[2] == "0.250 [0.000, 0.500]"
+    # Seed 1's second donor has the right border, and either class on its wrong side.
+    assert cells[3].startswith("0.2 [0.0, 0.5]")
+    assert cells[5:] == ["0 %", "12", "2.00", "300", "50 + 7 of the GPU", "1 3", "2"]
+
+
+def test_a_job_is_done_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, pathlib, sys\njob = pathlib.Path(sys.argv[2])\n"
+        "(job.parent / 'done.json').write_text(job.read_text())", encoding="utf-8")
+    assert run_apart(script, {"a": 1}, tmp_path / "job") == {"a": 1}
+    assert run_apart(script, {"a": 2}, tmp_path / "job") == {"a": 1}
 
 
 def test_a_job_that_fails_says_where_its_words_are(tmp_path):
