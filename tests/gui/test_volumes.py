@@ -159,3 +159,34 @@ def test_model_of_volumes(
     widget.view.click()
     assert "trained on volumes" in notices[-1]
     assert widget.view.isEnabled()
+
+
+@pytest.mark.one_viewer
+def test_strokes_on_several_planes_teach_a_model_of_planes(
+    viewer: Any, open_widget: Any, qtbot: Any, tmp_path: Path, stack: np.ndarray
+) -> None:
+    viewer.add_image(stack, name="stack")
+    annotate = open_widget("MuViT: Annotate")
+    annotate.folder.set_path(str(tmp_path))
+    annotate.level.setCurrentText("level 1")
+    for z, value in ((0, 1), (2, 2)):
+        viewer.dims.set_point(0, z)
+        annotate.here.click()
+        window = viewer.layers.selection.active
+        window.data_setitem(tuple(np.mgrid[0:1, 10:60, 10:90].reshape(3, -1)), value)
+    finetune = open_widget("MuViT: Fine-tune")
+    finetune.sources.add_layer.click()
+    qtbot.waitUntil(lambda: bool(finetune.sources.images()), timeout=WAIT_MS)
+    finetune.form.set_values({
+        "levels": (1, 2), "crop_size": (32,), "preset": "tiny", "steps": 2, "batch_size": 2,
+        "tissue": "none", "threads": 1, "device": "cpu", "z": "all"})
+    finetune.output.set_path(str(tmp_path / "run"))
+    qtbot.waitUntil(
+        lambda: "Those of the 3 planes of" in finetune.advice.text(), timeout=WAIT_MS)
+    finetune.detached.setChecked(False)
+    finetune.start.click()
+    qtbot.waitUntil(lambda: finetune.control is None, timeout=WAIT_MS)
+    assert finetune.view.headline.text().startswith("Completed")
+    model = api.load_model(str(tmp_path / "run"))
+    assert model.encoder.ndim == 2
+    assert model.num_classes == 2
