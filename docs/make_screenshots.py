@@ -35,6 +35,7 @@ STROKES = {
 def walk_crops(hands: Any, steps: int) -> None:
     hands.menu("File", "Open Sample", "MuViT", SAMPLE)
     widget = hands.open_widget("MuViT: Crops")
+    hands.viewer.reset_view()  # the widget took room from the canvas
     hands.type(widget.levels_edit, "1, 2, 4")
     hands.type(widget.size, "128")
     hands.click_image(220, 200)
@@ -114,15 +115,14 @@ def walk_predict(hands: Any, steps: int) -> None:
     runs = find_runs()
     hands.type(widget.folder.line, str(runs / "finetune-1"))
     hands.wait(lambda: widget.model is not None)
-    for layer in list(viewer.layers)[1:]:
-        layer.visible = False
+    viewer.layers.selection.active = viewer.layers[0]  # no brush in the pictures
+    show_image_alone(viewer)
     hands.press(widget.live)
     name = f"{viewer.layers[0].name}: live prediction"
     hands.wait(lambda: name in viewer.layers)
     hands.rest(4)
     hands.shoot("predict_live")
     hands.press(widget.live)
-    viewer.layers[name].visible = False
     hands.press(widget.whole)
     hands.wait(lambda: widget.job is None)
     hands.rest(1)
@@ -132,8 +132,7 @@ def walk_predict(hands: Any, steps: int) -> None:
 def walk_features(hands: Any, steps: int) -> None:
     viewer = hands.viewer
     image = viewer.layers[0].name
-    for layer in list(viewer.layers)[1:]:
-        layer.visible = False
+    show_image_alone(viewer)
     widget = hands.open_widget("MuViT: Features")
     hands.type(widget.folder.line, str(find_runs() / "pretrain-1"))
     hands.wait(lambda: widget.model is not None)
@@ -156,6 +155,7 @@ def walk_features(hands: Any, steps: int) -> None:
 
 
 def walk_runs(hands: Any, steps: int) -> None:
+    show_image_alone(hands.viewer)
     widget = hands.open_widget("MuViT: Runs")
     hands.type(widget.parent_folder.line, str(find_runs()))
     hands.wait(lambda: widget.list.count() == 2 and widget.view.picture is not None)
@@ -168,6 +168,12 @@ def walk_runs(hands: Any, steps: int) -> None:
 
 WALKS = (walk_crops, walk_pretrain, walk_annotate, walk_finetune, walk_predict, walk_features,
          walk_runs)
+
+
+def show_image_alone(viewer: Any) -> None:
+    """Hide what earlier tutorials have made."""
+    for layer in list(viewer.layers)[1:]:
+        layer.visible = False
 
 
 def find_runs() -> Path:
