@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from skimage.io import imsave
 
@@ -62,6 +63,9 @@ def test_start_waits_for_images_and_folder(viewer: Any, open_widget: Any) -> Non
 def test_wrong_option_is_named_before_start(widget: Any, picture: Path) -> None:
     widget.sources.add_layer.click()
     assert widget.sources.images() == (str(picture),)
+    # Of a path too long for its cell the name at its end is shown.
+    assert widget.sources.table.textElideMode() == Qt.TextElideMode.ElideLeft
+    assert not widget.sources.table.wordWrap()
     widget.form.set_values({"crop_size": (30,)})
     widget.form.changed.emit()
     assert "crop_size 30" in widget.note.text()

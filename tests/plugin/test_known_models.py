@@ -50,11 +50,12 @@ def test_those_of_the_image_come_first_then_the_newest(tmp_path: Path) -> None:
         "pretrained"]
 
 
-def test_the_text_tells_image_and_date() -> None:
+def test_the_text_tells_the_image_and_the_details_the_date() -> None:
     now = time.time()
-    assert KnownModel(Path("r/tuned"), now, True).text == (
-        f"tuned, on this image, {time.strftime('%H:%M', time.localtime(now))}")
-    assert KnownModel(Path("r/tuned"), 0.0, False).text.startswith("tuned, 19")
+    known = KnownModel(Path("r/tuned"), now, True)
+    assert known.text == "tuned, on this image"
+    assert known.details.endswith(f"tuned, {time.strftime('%Y-%m-%d %H:%M', time.localtime(now))}")
+    assert KnownModel(Path("r/tuned"), 0.0, False).text == "tuned"
 
 
 def test_runs_are_looked_for_beside_the_image_and_where_the_last_ones_were(

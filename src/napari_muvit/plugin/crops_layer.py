@@ -42,7 +42,7 @@ def _add_layer(viewer: Any, transform: ViewerTransform) -> Any:
     active = viewer.layers.selection.active
     layer = viewer.add_shapes(
         name=LAYER_NAME, ndim=transform.num_axes, features={"level": np.empty(0, dtype=object)},
-        text={"string": "{level}", "anchor": "upper_left", "size": 12},
+        text={"string": "{level}", "anchor": "upper_left", "size": 15},
         **transform.layer_kwargs(),
     )
     if active is not None:

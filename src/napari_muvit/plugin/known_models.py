@@ -47,10 +47,13 @@ class KnownModel:
 
     @property
     def text(self) -> str:
-        """Its name, whether it knows the image, and when it was saved."""
-        saved = datetime.fromtimestamp(self.date)
-        when = f"{saved:%H:%M}" if saved.date() == datetime.now().date() else f"{saved:%Y-%m-%d}"
-        return f"{self.folder.name}{', on this image' if self.is_here else ''}, {when}"
+        """Its name, and whether it knows the image."""
+        return f"{self.folder.name}{', on this image' if self.is_here else ''}"
+
+    @property
+    def details(self) -> str:
+        """Its folder, and when it was saved."""
+        return f"{self.folder}, {datetime.fromtimestamp(self.date):%Y-%m-%d %H:%M}"
 
 
 def known_models(
@@ -123,6 +126,8 @@ class KnownModels(QComboBox):  # type: ignore[misc]
         self._shown = ""
         self.setToolTip("Models of the last runs: those of this image first, then the newest.")
         self.setPlaceholderText("no runs yet")
+        policy = QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        self.setSizeAdjustPolicy(policy)
         self.setMinimumContentsLength(12)
         self.activated.connect(self._on_activated)
         self._finder = LatestTask(known_models)
@@ -163,7 +168,7 @@ class KnownModels(QComboBox):  # type: ignore[misc]
             self.clear()
             for model in found:
                 self.addItem(model.text)
-                self.setItemData(self.count() - 1, str(model.folder), Qt.ItemDataRole.ToolTipRole)
+                self.setItemData(self.count() - 1, model.details, Qt.ItemDataRole.ToolTipRole)
             self.setPlaceholderText("choose a run" if found else "no runs yet")
             self.setEnabled(bool(found))
             self.show_folder(self._shown)

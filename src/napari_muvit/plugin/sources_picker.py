@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -87,6 +87,9 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         table.setHorizontalHeaderLabels(headers)
         table.setToolTip("Paths of the images; they can be edited.")
         table.verticalHeader().setVisible(False)
+        # The name of a file is at the end of its path.
+        table.setWordWrap(False)
+        table.setTextElideMode(Qt.TextElideMode.ElideLeft)
         table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         table.itemChanged.connect(self._on_edited)
