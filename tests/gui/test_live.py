@@ -320,8 +320,9 @@ def test_the_run_on_the_image_is_offered(
         widget.known.look()
         qtbot.waitUntil(lambda: widget.known.count() == 2, timeout=WAIT_MS)
         assert widget.folder.path == str(trained.run)
-        assert widget.known.currentText().startswith("run, ")
+        assert widget.known.currentText().startswith("run")
         widget.known.activated.emit(widget.known.findText("again", Qt.MatchFlag.MatchStartsWith))
         assert widget.folder.path == str(trained.run.parent / "again")
+        qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
     finally:
         shutil.rmtree(trained.run.parent / "again")

@@ -260,6 +260,8 @@ class LiveSession(QObject):  # type: ignore[misc]
         return all(layer in self._viewer.layers for layer in self._layers)
 
     def _on_updated(self, pending: int) -> None:
+        if self._engine is None:
+            return  # said by the model's thread before it was let go
         self._is_stale = True
         self.pending.emit(pending)
 
