@@ -328,7 +328,7 @@ def save_segmenter(folder: Path, preset: str, crop_size: int) -> Path:
                              for i, c in enumerate(colours)))
     meta = ModelMeta(
         kind="segmenter", crop_size=(crop_size,) * 2, scaled_axes=("y", "x"),
-        pixel_size=(0.5, 0.5), normalization={"kind": "constant", "constant": (0.0, 255.0)},
+        pixel_size=(0.5, 0.5), normalization={"kind": "constant", "constant": 255.0},
         classes=table.to_dict(), channel_names=("r", "g", "b"), provenance={},
     )
     save_model(folder, build_segmenter(config, 3, 2, 4), meta)

@@ -101,6 +101,13 @@ def test_workers_get_neighbours_and_finish_what_others_left():
     assert stretches.take("new") is None
 
 
+def test_a_worker_takes_half_of_the_work_not_of_the_blocks():
+    units = [(0, (i,)) for i in range(6)]
+    stretches = room.Stretches(units, [10, 10, 1, 10, 10, 1])
+    assert stretches.take("a") == units[0]
+    assert stretches.take("b") == units[3]
+
+
 def test_refuses_a_model_that_cannot_travel(tmp_path):
     with pytest.raises(InputError, match="from its folder"):
         predict_to_zarr(np.zeros((64, 64), np.uint8), PixelModel(make_spec()),

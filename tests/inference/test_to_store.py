@@ -8,14 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from napari_muvit.data.labels import ClassTable, make_classes, read_class_table
 from napari_muvit.data.output import Journal, read_facts
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
 from napari_muvit.errors import InputError, RunError, RunExistsError
+from napari_muvit.inference import job
 from napari_muvit.inference.events import FinishedEvent, TileEvent, WarningEvent
 from napari_muvit.inference.lazy import predict
 from napari_muvit.inference.predictor import FunctionPredictor
+from napari_muvit.inference.store_run import share_out
 from napari_muvit.inference.to_store import parse_part, predict_to_zarr
 
 from .stubs import TABLE, ContextModel, PixelModel, make_spec, thirds
@@ -28,8 +32,6 @@ def image(shape=(150, 130), seed=0):
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of two by two cells, so that small images have several."""
-    from napari_muvit.inference import job
-
     monkeypatch.setattr(job, "choose_block", lambda step, *_: tuple(2 * s for s in step))
 
 
@@ -259,6 +261,16 @@ def test_parts_fill_one_store_together(tmp_path):
     assert all(counts)
     lazy = predict(pixels, model(), tissue="none").compute()
     np.testing.assert_array_equal(open_pyramid(str(output)).read(0, (0, 0), (300, 300))[0], lazy)
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 7))
+def test_parts_have_as_much_work_each(weights, total):
+    shares = share_out(weights, total)
+    assert shares == sorted(shares)
+    assert len(shares) == len(weights)
+    work = [sum(w for w, s in zip(weights, shares, strict=True) if s == n) for n in range(total)]
+    assert sum(work) == sum(weights)
+    assert all(abs(w - sum(weights) / total) <= max(weights, default=0) for w in work)
 
 
 def test_what_was_complete_says_so_and_computes_nothing(tmp_path):

@@ -143,11 +143,19 @@ def _make_slurm_cluster(jobs: int) -> Any:
 class Stretches:
     """Hands out blocks so that each worker gets neighbours, whose tiles it then shares.
 
-    A worker goes along its own stretch; one without takes the far half of the longest.
+    A worker goes along its own stretch; one without takes the far half of the one with most work.
+
+    Parameters
+    ----------
+    units
+        Blocks, in the order of computation.
+    weights
+        Their work, in any unit; alike by default.
     """
 
-    def __init__(self, units: Sequence[Unit]) -> None:
+    def __init__(self, units: Sequence[Unit], weights: Sequence[int] | None = None) -> None:
         self._runs: dict[str, deque[Unit]] = {"": deque(units)}
+        self._weights = dict(zip(units, weights or [1] * len(units), strict=True))
 
     def __bool__(self) -> bool:
         return any(self._runs.values())
@@ -160,9 +168,16 @@ class Stretches:
         return run.popleft() if run else None
 
     def _split(self) -> deque[Unit]:
-        longest = max(self._runs.values(), key=len, default=deque())
-        half = [longest.pop() for _ in range((len(longest) + 1) // 2)]
-        return deque(reversed(half))
+        longest = max(self._runs.values(), key=self._weigh, default=deque())
+        half: deque[Unit] = deque()
+        taken, wanted = 0, self._weigh(longest) / 2
+        while longest and taken < wanted:
+            half.appendleft(longest.pop())
+            taken += self._weights[half[0]]
+        return half
+
+    def _weigh(self, run: deque[Unit]) -> int:
+        return sum(self._weights[unit] for unit in run)
 
 
 class Workload:
@@ -173,7 +188,7 @@ class Workload:
 
         self._run, self._client, self._key = run, client, uuid.uuid4().hex
         client.register_plugin(make_plugin(self._key, run.writer), name=f"muvit-{self._key}")
-        self._stretches = Stretches(units)
+        self._stretches = Stretches(units, [run.weight(unit) for unit in units])
         self._futures = as_completed(loop=client.loop)
         self._owners: dict[Any, tuple[Unit, str]] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,11 +96,18 @@ class StoreRun:
         return before is not None and bool((before | ~wanted).all())
 
     def own_units(self) -> list[Unit]:
-        """The unfinished blocks of this part: a stretch of neighbours."""
+        """The unfinished blocks of this part: a stretch of neighbours, as many tiles as others'."""
         number, total = self.part
         units = self.units()
-        mine = units[len(units) * (number - 1) // total:len(units) * number // total]
-        return [unit for unit in mine if not self.is_done(unit)]
+        shares = share_out([self.weight(unit) for unit in units], total)
+        return [unit for unit, share in zip(units, shares, strict=True)
+                if share == number - 1 and not self.is_done(unit)]
+
+    def weight(self, unit: Unit) -> int:
+        """Wanted cells of a block: a measure of its work."""
+        plane, index = unit
+        job = self.writer.jobs[plane]
+        return int(job.cells[job.plan.block_cells(index)].sum())
 
     def count_tiles(self, units: list[Unit] | None = None) -> int:
         """Tiles that blocks (all by default) need, each counted once."""
@@ -233,3 +240,12 @@ def band_width(job: Job, memory: int = 128 * 2**20) -> int:
     shared = max(1, plan.block[-1] // plan.step[-1])
     return max(1, memory // (tile * shared))
 
+
+
+def share_out(weights: Sequence[int], total: int) -> list[int]:
+    """Which of `total` stretches of about equal work each block belongs to, from 0."""
+    ends = np.cumsum(weights)
+    if not len(ends):
+        return []
+    middles = ends - np.asarray(weights) / 2
+    return (middles * total // ends[-1]).astype(int).tolist()  # type: ignore[no-any-return]
