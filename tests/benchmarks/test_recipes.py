@@ -13,10 +13,11 @@ import tifffile
 import yaml
 from experiments import prepare as preparing
 from experiments.downloads import find_kpis, find_mouse
-from experiments.label_files import find_classes
+from experiments.label_files import colour_values, find_classes
 
 from napari_muvit import api
 from napari_muvit.config import FinetuneConfig, PredictConfig, PretrainConfig, parse_config
+from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.errors import InputError
 
 
@@ -171,6 +172,23 @@ def test_sections_without_a_pixel_size_can_be_given_one(tmp_path):
     np.testing.assert_array_equal(section.read(0, [0, 0], image.shape), image[None])
     assert section.pixel_size[0] == pytest.approx((0.65, 0.65))
     assert labels.pixel_size[0] == pytest.approx((1.3, 1.3))
+
+
+def test_colours_have_the_values_of_their_table():
+    table = ClassTable((LabelClass(0, "outside", "#ffffff"), LabelClass(7, "a", "#0000ff"),
+                        LabelClass(3, "b", "#00ff00")), background=0)
+    colours = np.array([[255, 0, 0, 9], [255, 0, 255, 9], [255, 255, 0, 9]], np.uint8)
+    values = colour_values(table, colours[:, None])
+    assert values.tolist() == [[0, 7, 3, 0]]  # a colour of no class is background
+
+
+def test_regions_of_another_size_in_micrometres_are_refused(tmp_path):
+    standins.make_mouse(tmp_path / "raw")
+    path = tmp_path / "raw" / "regions" / "BM03_001.tif"
+    tifffile.imwrite(path, tifffile.imread(path), metadata=None,
+                     resolution=(1e4 / 2.6, 1e4 / 2.6), resolutionunit="CENTIMETER")
+    with pytest.raises(InputError, match="labels cover the same pixels"):
+        preparing.prepare("mouse", tmp_path / "raw", tmp_path / "data")
 
 
 def test_smooth_colours_are_no_regions(tmp_path):
