@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from napari_muvit.data.cohort import (
@@ -92,3 +94,16 @@ def test_images_and_labels_are_paired(tmp_path):
         resolve_images([str(path)], ["c"])
     with pytest.raises(InputError, match="one cohort alone"):
         resolve_images([str(path), "b"])
+
+
+def test_paths_outside_the_folder_are_found_again(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "tables" / "images.csv"
+    table.parent.mkdir()
+    rows = [CohortRow("elsewhere/a.png", None), CohortRow("https://server/b.zarr", None)]
+    write_cohort(table, rows)
+    found = [row.image for row in read_cohort(table)]
+    assert Path(found[0]) == tmp_path / "elsewhere" / "a.png"
+    assert found[1] == "https://server/b.zarr"

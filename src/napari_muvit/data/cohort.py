@@ -111,7 +111,7 @@ def read_cohort(path: str | Path) -> tuple[CohortRow, ...]:
 
 
 def write_cohort(path: str | Path, rows: Sequence[CohortRow]) -> None:
-    """Write rows as a cohort CSV; paths below the CSV's folder become relative to it."""
+    """Write rows as a cohort CSV; paths below its folder become relative to it, others absolute."""
     path = Path(path)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -123,10 +123,11 @@ def write_cohort(path: str | Path, rows: Sequence[CohortRow]) -> None:
 
 
 def _relative(path: Path, source: str) -> str:
-    try:
-        return Path(source).resolve().relative_to(path.parent.resolve()).as_posix()
-    except (OSError, ValueError):
+    if "://" in source:
         return source
+    found = Path(source).resolve()
+    folder = path.parent.resolve()
+    return (found.relative_to(folder) if found.is_relative_to(folder) else found).as_posix()
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
