@@ -37,12 +37,14 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/npe2 validate src/napari_muvit/napari.yaml
 
-# Fast tests first; what needs a screen runs in a process of its own under Xvfb.
+# Fast tests first; what needs a screen runs apart under Xvfb. Two processes with a thread each.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q \
+	--durations=10
 quick: install
-	$(BIN)/python -m pytest -m "not gui" -q --durations=10
+	$(PYTEST) -m "not gui"
 
 gui: install
-	$(XVFB) $(BIN)/python -m pytest -m gui -q --durations=10
+	$(XVFB) env $(PYTEST) -m gui
 
 # Every widget once with the other Qt binding, which lies beside the first one.
 PYSIDE := $(VENV)/pyside
