@@ -63,10 +63,14 @@ def test_confidence_lies_beside_the_labels(
     widget: Any, viewer: Any, qtbot: Any, open_widget: Any
 ) -> None:
     layer = start_live(widget, viewer, qtbot)
-    sure = viewer.layers["board: live confidence"]
-    assert not sure.visible
+    assert "board: live confidence" not in viewer.layers
+    chosen = viewer.layers.selection.active.name
     widget.confidence.click()
+    sure = viewer.layers["board: live confidence"]
     assert sure.visible
+    assert viewer.layers.selection.active.name == chosen
+    names = [each.name for each in viewer.layers]
+    assert names.index(sure.name) < names.index(layer.name)
     assert np.allclose(sure.data_to_world((3, 5)), layer.data_to_world((3, 5)))
     known = np.asarray(layer.data) > 0
     # Two classes: the one that is shown has at least half of the probability.
@@ -78,6 +82,8 @@ def test_confidence_lies_beside_the_labels(
     viewer.layers.remove(sure)
     qtbot.wait(400)
     assert widget.live.isChecked()
+    widget.confidence.click()
+    assert viewer.layers["board: live confidence"].visible
     widget.live.click()
     assert not widget.uncertain.isEnabled()
 

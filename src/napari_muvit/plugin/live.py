@@ -6,6 +6,7 @@ the canvas shows, and the layer is drawn again when tiles have come.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,7 @@ class LiveSession(QObject):  # type: ignore[misc]
     def _open(self) -> Any:
         # The model's thread is made by this one, and gives way as it does.
         lower_thread()
+        importlib.import_module("pandas")  # napari's labels need it, and would load it in its loop
         self._placed = place_live(self._backend, self._desk, self._device)
         if self._placed.text:
             self.warned.emit(self._placed.text)

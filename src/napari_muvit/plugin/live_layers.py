@@ -26,7 +26,7 @@ class LiveLayers:
     """
 
     def __init__(self, viewer: Any, image: ResolvedImage, engine: Any, session: Any) -> None:
-        self._viewer = viewer
+        self._viewer, self._engine = viewer, engine
         # A model of planes predicts those of a volume; they stand in front of its own axes.
         lead = len(engine.plane_axes)
         self._place = image.transform.layer_kwargs(
@@ -36,20 +36,23 @@ class LiveLayers:
         for name in names:
             if name in viewer.layers:
                 viewer.layers.remove(name)
-        self.confidence = self._add_confidence(names[0], engine)
+        self._confidence_name = names[0]
+        self.confidence: Any = None  # a layer takes the viewer long: it is made when it is wanted
         self.labels = self._add_labels(names[1], engine, session)
         if active is not None and active in viewer.layers:
             viewer.layers.selection.active = active
 
-    def _add_confidence(self, name: str, engine: Any) -> Any:
-        arrays = list(engine.confidence_arrays)
-        several = len(arrays) > 1
-        return self._viewer.add_image(
-            arrays if several else arrays[0], name=name, multiscale=several, visible=False,
+    def _add_confidence(self) -> None:
+        """Below the labels, and without a change of the selection."""
+        layers, arrays = self._viewer.layers, list(self._engine.confidence_arrays)
+        several, active = len(arrays) > 1, layers.selection.active
+        self.confidence = self._viewer.add_image(
+            arrays if several else arrays[0], name=self._confidence_name, multiscale=several,
             contrast_limits=(0, 255), colormap=_confidence_colors(), blending="translucent",
-            opacity=0.7,
-            metadata={RESULT_KEY: True}, **self._place,
+            opacity=0.7, metadata={RESULT_KEY: True}, **self._place,
         )
+        layers.move(layers.index(self.confidence), layers.index(self.labels))
+        layers.selection.active = active
 
     def _add_labels(self, name: str, engine: Any, session: Any) -> Any:
         arrays = list(engine.arrays)
@@ -72,19 +75,21 @@ class LiveLayers:
     def level(self) -> int | None:
         """Which array the canvas shows, None where both layers are hidden."""
         for layer in (self.labels, self.confidence):
-            if layer.visible and layer in self._viewer.layers:
+            if layer in self._viewer.layers and layer.visible:
                 return int(layer.data_level) if layer.multiscale else 0
         return None
 
     def show_confidence(self, is_shown: bool) -> None:
-        """Show confidence instead of, or the labels alone."""
+        """Show confidence beside the labels, or the labels alone."""
         if self.confidence in self._viewer.layers:
             self.confidence.visible = is_shown
+        elif is_shown and self.is_there:
+            self._add_confidence()
 
     def refresh(self) -> None:
         """Draw the tiles that have come."""
         for layer in (self.labels, self.confidence):
-            if layer.visible and layer in self._viewer.layers:
+            if layer in self._viewer.layers and layer.visible:
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
 
 
