@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qtpy.QtGui import QIcon
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QIcon, QPixmap
 from superqt import QCollapsible
 
 OPEN, CLOSED = "\u25be", "\u25b8"
@@ -15,7 +16,10 @@ class Fold(QCollapsible):  # type: ignore[misc]
     """
 
     def __init__(self, title: str) -> None:
-        super().__init__(f"{CLOSED}  {title}", expandedIcon=QIcon(), collapsedIcon=QIcon())
+        nothing = QPixmap(1, 1)  # PySide takes a null icon for none
+        nothing.fill(Qt.GlobalColor.transparent)
+        icon = QIcon(nothing)
+        super().__init__(f"{CLOSED}  {title}", expandedIcon=icon, collapsedIcon=icon)
         self.title = title
         self.toggled.connect(self._on_toggled)
 
