@@ -14,7 +14,7 @@ def test_the_arrow_is_text_and_tells_the_state(qtbot: Any) -> None:
     qtbot.addWidget(fold)
     fold.addWidget(QLabel("inside"))
     assert fold.text() == "\u25b8  Advanced options"
-    assert fold.toggleButton().icon().isNull()
+    assert [size.width() for size in fold.toggleButton().icon().availableSizes()] == [1]
     fold.toggleButton().click()
     assert fold.text() == "\u25be  Advanced options"
     fold.expand(animate=False)

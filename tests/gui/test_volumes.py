@@ -185,8 +185,8 @@ def test_strokes_on_several_planes_teach_a_model_of_planes(
         lambda: "Those of the 3 planes of" in finetune.advice.text(), timeout=WAIT_MS)
     finetune.detached.setChecked(False)
     finetune.start.click()
-    qtbot.waitUntil(lambda: finetune.control is None, timeout=WAIT_MS)
-    assert finetune.view.headline.text().startswith("Completed")
+    qtbot.waitUntil(
+        lambda: finetune.view.headline.text().startswith("Completed"), timeout=WAIT_MS)
     model = api.load_model(str(tmp_path / "run"))
     assert model.encoder.ndim == 2
     assert model.num_classes == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qtpy.compat import isalive
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
@@ -89,12 +90,15 @@ class SpeedPanel(QWidget):  # type: ignore[misc]
         self.changed.emit()
 
     def _on_step(self, done: int) -> None:
-        self.text.setText(f"Measuring: step {done} of {WARM_UP + MEASURED} …")
+        if isalive(self.text):  # the viewer may have been closed since the step was sent
+            self.text.setText(f"Measuring: step {done} of {WARM_UP + MEASURED} …")
 
     @notifies
     def _on_ended(self, error: BaseException | None) -> None:
         check, measured = self.check, self._measured
         self.check, self.job, self._measured = None, None, None
+        if not isalive(self.text):
+            return
         self.measure.setText("Measure time")
         if error is None and check is not None and measured is not None:
             found = check.crops_per_second
