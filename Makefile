@@ -37,14 +37,14 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/npe2 validate src/napari_muvit/napari.yaml
 
-# Fast tests first; what needs a screen runs apart under Xvfb. Two processes with a thread each.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q \
-	--durations=10
+# Fast tests first, in two processes with a thread each. What needs a screen runs apart, one at a
+# time: napari's windows share one display.
 quick: install
-	$(PYTEST) -m "not gui"
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q \
+		--durations=10 -m "not gui"
 
 gui: install
-	$(XVFB) env $(PYTEST) -m gui
+	$(XVFB) $(BIN)/python -m pytest -m gui -q --durations=10
 
 # Every widget once with the other Qt binding, which lies beside the first one.
 PYSIDE := $(VENV)/pyside

@@ -186,6 +186,8 @@ def test_window_removed_while_it_is_painted(
     stroke = opened._on_drag(layer, event)
     next(stroke)
     paint(layer, 2)
+    # napari 0.9 may crash in drawing where a layer goes before its pixels went to the card.
+    qtbot.wait(100)
     viewer.layers.remove(layer)
     store = tmp_path / "board_annotations.ome.zarr"
     qtbot.waitUntil(lambda: counts(store) == {2: 160}, timeout=WAIT_MS)
