@@ -19,6 +19,9 @@ from napari_muvit.errors import RunError
 from napari_muvit.plugin import engine
 from napari_muvit.plugin.priority import lower_process, lower_thread
 
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Processes that may outlive the widget that started them, kept so that they can be reaped."""
+
 Verb = Literal["pretrain", "finetune"]
 Action = Literal["pause", "resume", "stop"]
 
@@ -107,6 +110,7 @@ class ProcessRun:
         except OSError as error:
             raise RunError(f"the training process cannot be started: {error}.") from error
         lower_process(self._process.pid)
+        _STARTED[:] = [*(each for each in _STARTED if each.poll() is None), self._process]
 
     @property
     def is_running(self) -> bool:
