@@ -72,7 +72,7 @@ class Settings:
     crop_size: int = 64
     preset: str = "tiny"
     batch_size: int = 24
-    steps: int = 800
+    steps: int = 600
     validations: int = 12
     val_samples: int = 96
     rates: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3)
