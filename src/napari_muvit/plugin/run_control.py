@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,6 +17,7 @@ from napari_muvit.config import RunConfig
 from napari_muvit.errors import RunError
 from napari_muvit.plugin import engine
 from napari_muvit.plugin.priority import lower_process, lower_thread
+from napari_muvit.plugin.run_files import RunFiles, remove_left_files
 
 _STARTED: list[subprocess.Popen[bytes]] = []
 """Processes that may outlive the widget that started them, kept so that they can be reaped."""
@@ -88,6 +88,8 @@ class ProcessRun:
         What follows ``python -m napari_muvit.train``.
     folder
         The run folder.
+    config
+        What ``--config`` is to give the process, as YAML; None where nothing is.
 
     Raises
     ------
@@ -95,33 +97,64 @@ class ProcessRun:
         If the process cannot be started.
     """
 
-    def __init__(self, arguments: list[str], folder: Path) -> None:
+    def __init__(self, arguments: list[str], folder: Path, config: str | None = None) -> None:
         self.folder = folder
         self._wish: Action | None = None
         self._is_ended = False
-        self._log = Path(tempfile.mkdtemp(prefix="muvit-")) / "messages.txt"
-        command = [sys.executable, "-m", "napari_muvit.train", *arguments]
+        self._failure: RunError | None = None
+        remove_left_files()
         try:
-            with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True,
-                )
+            self._files: RunFiles | None = RunFiles()
+            self._process = self._start(self._files, arguments, config)
         except OSError as error:
             raise RunError(f"the training process cannot be started: {error}.") from error
         lower_process(self._process.pid)
         _STARTED[:] = [*(each for each in _STARTED if each.poll() is None), self._process]
+
+    @staticmethod
+    def _start(
+        files: RunFiles, arguments: list[str], config: str | None
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "napari_muvit.train", *arguments]
+        try:
+            if config is not None:
+                files.config.write_text(config, encoding="utf-8")
+                command += ["--config", str(files.config)]
+            with files.messages.open("wb") as messages:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
+                    start_new_session=True,
+                )
+        except OSError:
+            files.remove()
+            raise
+        files.give_to(process.pid)
+        return process
 
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
 
     def error(self) -> RunError | None:
-        """Why the process ended, None where it did its work or still does."""
-        status = self._process.poll()
+        """Why the process ended, None where it did its work or still does.
+
+        What the process said is read once; its files go then.
+        """
+        status, files = self._process.poll(), self._files
+        if status is not None and files is not None:
+            self._files = None
+            self._failure = self._judge(status, files)
+            if self._failure is not None and str(files.messages) in str(self._failure):
+                files.keep()
+            else:
+                files.remove()
+        return self._failure
+
+    def _judge(self, status: int, files: RunFiles) -> RunError | None:
+        """What a process that ended with `status` ended of."""
         if not status or self._is_ended:
             return None
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = files.messages.read_text(encoding="utf-8", errors="replace").splitlines()
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if said:
             return RunError(said[-1])
@@ -132,7 +165,7 @@ class ProcessRun:
             )
         if (self.folder / "config.yaml").exists():
             return None
-        return RunError(f"the training process ended with status {status}; see {self._log}.")
+        return RunError(f"the training process ended with status {status}; see {files.messages}.")
 
     def pause(self) -> None:
         self._wish = "pause"
@@ -232,9 +265,7 @@ def ask_run(folder: Path, action: Action) -> bool:
 
 def start_process(verb: Verb, config: RunConfig) -> ProcessRun:
     """Start a run in its own process."""
-    path = Path(tempfile.mkdtemp(prefix="muvit-")) / "config.yaml"
-    path.write_text(config_text(config), encoding="utf-8")
-    return ProcessRun([verb, "--config", str(path)], Path(config.output))
+    return ProcessRun([verb], Path(config.output), config_text(config))
 
 
 def config_text(config: RunConfig) -> str:
