@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from napari_muvit import __version__
-from napari_muvit.doors import commands, doctor, init, probe
+from napari_muvit.doors import annotate, commands, doctor, init, probe
 from napari_muvit.doors.shell import run_command
 from napari_muvit.errors import ConfigError, nearest_name
 
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "demo": _demo,
     "info": commands.info,
     "convert": commands.convert,
+    "annotate": annotate.annotate,
     "init": init.init,
     "train": _train,
     "predict": commands.predict,
