@@ -52,14 +52,15 @@ def test_a_missing_binding(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_binding_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "PyQt6" or None)
     said = "ImportError: libEGL.so.1: cannot open shared object file"
-    monkeypatch.setattr(doctor, "_import_error", lambda module: said)
+    monkeypatch.setattr(doctor, "_try", lambda program: ("", said))
     assert "libEGL.so.1" in doctor._qt_binding().found
     assert doctor._qt_binding().remedy.startswith("sudo apt-get install -y libgl1")
 
 
 def test_a_module_is_tried_in_a_process_of_its_own() -> None:
-    assert doctor._import_error("json") == ""
-    assert "ModuleNotFoundError" in doctor._import_error("surely_not_there")
+    assert doctor._try("import json; print(json.dumps(1))") == ("1", "")
+    assert "ModuleNotFoundError" in doctor._try("import surely_not_there")[1]
+    assert doctor._try("import sys; sys.exit(3)") == ("", "status 3")
 
 
 def test_missing_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +68,58 @@ def test_missing_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "libGL.so.1" in finding("OpenGL").found
     assert "libgl1 " in finding("OpenGL").remedy
     lose_libraries(monkeypatch)
+    monkeypatch.delenv("DISPLAY", raising=False)
     assert finding("OpenGL").remedy == ""
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Linux screen with a binding that loads; what it can do is said by `_try`."""
+    lose_libraries(monkeypatch)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":7")
+    monkeypatch.setattr(doctor, "_bindings", lambda: ["PyQt6"])
+
+
+@pytest.mark.usefixtures("display")
+@pytest.mark.parametrize(
+    ("tried", "subject", "found", "remedy"),
+    [
+        (("window\n4.5", ""), "OpenGL", "4.5", ""),
+        (("window\n4.5", ""), "Display", "present", ""),
+        (("window", "this display offers no OpenGL"), "OpenGL", "no OpenGL",
+         "LIBGL_ALWAYS_SOFTWARE=1 napari"),
+        (("", "could not connect to display :7"), "Display", ":7 cannot be opened", "ssh -X"),
+    ],
+)
+def test_a_screen_is_tried(
+    tried: tuple[str, str], subject: str, found: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_try", lambda program: tried)
+    seen = {each.subject: each for each in doctor._screen()}[subject]
+    assert found in seen.found
+    assert remedy in seen.remedy
+    assert bool(remedy) == bool(seen.remedy)
+
+
+def test_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_libraries(monkeypatch)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert finding("Display").remedy.endswith("ssh -X")
+
+
+def test_a_torch_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (found,) = doctor._devices()
+    assert "does not load" in found.found
+    assert found.remedy == "pip install --upgrade --force-reinstall torch"
 
 
 def test_a_library_that_windows_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "PyQt6" or None)
-    monkeypatch.setattr(doctor, "_import_error", lambda module: "")
+    monkeypatch.setattr(doctor, "_try", lambda program: ("", ""))
     lose_libraries(monkeypatch, "libxcb-cursor.so.0")
     assert "libxcb-cursor.so.0" in doctor._qt_binding().found
     assert "libxcb-cursor0" in doctor._qt_binding().remedy

@@ -26,10 +26,27 @@ DEBIAN_PACKAGES = (
     "libxcb-render-util0 libxcb-shape0 (Debian, Ubuntu; other systems have the same under other "
     "names)"
 )
+OPENGL_TRIAL = """
+from qtpy.QtGui import QGuiApplication, QOffscreenSurface, QOpenGLContext
+app = QGuiApplication([])
+print("window", flush=True)
+surface, context = QOffscreenSurface(), QOpenGLContext()
+surface.create()
+if not (context.create() and context.makeCurrent(surface)):
+    raise SystemExit("this display offers no OpenGL")
+print("{}.{}".format(*context.format().version()))
+"""
+"""Program that opens the display, says so, makes an OpenGL context and prints its version."""
 CUDA_TORCH = (
     "pip install --upgrade --force-reinstall torch" if sys.platform == "linux" else
     "pip install --upgrade --force-reinstall torch --index-url URL, with the URL that "
     "https://pytorch.org/get-started names for CUDA"
+)
+
+
+NO_OPENGL = (
+    "on this computer's own screen, update the graphics driver; over a network, use a remote "
+    "desktop with OpenGL (VirtualGL), or draw in software: LIBGL_ALWAYS_SOFTWARE=1 napari"
 )
 
 
@@ -73,8 +90,7 @@ def examine() -> Iterator[Finding]:
     yield from _devices()
     yield _codecs()
     yield _qt_binding()
-    yield _opengl()
-    yield _display()
+    yield from _screen()
 
 
 def _package(name: str) -> Finding:
@@ -88,8 +104,12 @@ def _package(name: str) -> Finding:
 def _devices() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         return
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("PyTorch", f"does not load: {error}",
+                      "pip install --upgrade --force-reinstall torch")
+        return
     yield Finding("CPU threads", str(torch.get_num_threads()))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -125,12 +145,16 @@ def _codecs() -> Finding:
     return Finding("Codecs", "JPEG, LZW and JPEG 2000 slides can be read")
 
 
+def _bindings() -> list[str]:
+    return [name for name in BINDINGS if importlib.util.find_spec(name) is not None]
+
+
 def _qt_binding() -> Finding:
-    found = [name for name in BINDINGS if importlib.util.find_spec(name) is not None]
+    found = _bindings()
     if not found:
         return Finding("Qt", "no binding; the viewer cannot start, everything headless can",
                        "pip install 'napari-muvit[gui]'")
-    error = _import_error(f"{found[0]}.QtWidgets")
+    _, error = _try(f"import {found[0]}.QtWidgets")
     if error:
         return Finding("Qt", f"{found[0]} does not load: {error}", DEBIAN_PACKAGES)
     missing = _missing_libraries(QT_LIBRARIES)
@@ -140,20 +164,49 @@ def _qt_binding() -> Finding:
     return Finding("Qt", ", ".join(found))
 
 
-def _import_error(module: str) -> str:
-    """Why a module cannot be imported, tried in a process of its own; empty where it can."""
-    ran = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True,
-                         text=True, check=False)
+def _try(program: str) -> tuple[str, str]:
+    """What a program prints in a process of its own, and why it failed; empty where it did not."""
+    try:
+        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                             check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "", "no answer within a minute"
     said = ran.stderr.strip().splitlines()
-    return "" if ran.returncode == 0 else (said[-1] if said else f"status {ran.returncode}")
+    error = "" if ran.returncode == 0 else (said[-1] if said else f"status {ran.returncode}")
+    return ran.stdout.strip(), error
 
 
-def _opengl() -> Finding:
+def _screen() -> Iterator[Finding]:
+    """OpenGL, then the display that it needs."""
     missing = _missing_libraries(GL_LIBRARIES)
     if missing:
-        return Finding("OpenGL", f"{', '.join(missing)} not found; the viewer's canvas stays "
-                       "empty, everything headless works", DEBIAN_PACKAGES)
-    return Finding("OpenGL", "present")
+        yield Finding("OpenGL", f"{', '.join(missing)} not found; the viewer's canvas stays "
+                      "empty, everything headless works", DEBIAN_PACKAGES)
+    is_triable = not missing and bool(_bindings()) and importlib.util.find_spec("qtpy") is not None
+    display = next((os.environ[name] for name in ("WAYLAND_DISPLAY", "DISPLAY")
+                    if os.environ.get(name)), "")
+    if is_triable and (display or sys.platform != "linux"):
+        yield from _try_screen(display or "the screen")
+        return
+    if not missing:
+        yield Finding("OpenGL", "its libraries are present")
+    if sys.platform == "linux" and not display:
+        yield Finding("Display", "none; the viewer cannot open here, everything headless can",
+                      "for the viewer, log in with: ssh -X")
+
+
+def _try_screen(display: str) -> Iterator[Finding]:
+    said, error = _try(OPENGL_TRIAL)
+    if not said.startswith("window"):
+        yield Finding("Display", f"{display} cannot be opened; the viewer cannot start",
+                      "log out and in again, over a network with: ssh -X")
+        return
+    if error:
+        yield Finding("OpenGL", f"does not start: {error}; the viewer's canvas stays empty, "
+                      "everything headless works", NO_OPENGL)
+    else:
+        yield Finding("OpenGL", said.split()[-1])
+    yield Finding("Display", "present")
 
 
 def _missing_libraries(names: Sequence[str]) -> list[str]:
@@ -165,9 +218,3 @@ def _missing_libraries(names: Sequence[str]) -> list[str]:
         except OSError:
             missing.append(name)
     return missing
-
-
-def _display() -> Finding:
-    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        return Finding("Display", "present")
-    return Finding("Display", "none; the viewer cannot open here, everything headless can")
