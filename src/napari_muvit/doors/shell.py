@@ -5,7 +5,9 @@ Bad input ends with one sentence on stderr and exit status 2; Ctrl-C with 130.
 
 from __future__ import annotations
 
+import atexit
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -25,19 +27,33 @@ def run_command(command: Callable[[], int | None]) -> int:
         warnings.showwarning = _WarningPrinter()
         try:
             return command() or 0
-        except MuvitError as error:
-            say(f"error: {error}")
-            return EXIT_BAD_INPUT
-        except KeyboardInterrupt:
-            say("interrupted; what was finished is kept")
-            return EXIT_INTERRUPTED
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
             return 0
-        except OSError as error:
-            text, status = describe_os_error(error)
-            say(f"error: {text}")
+        except (MuvitError, KeyboardInterrupt, OSError) as error:
+            text, status = _describe(error)
+            say(text)
+            atexit.register(_hush)
             return status
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    """The sentence that ends a command, and its exit status."""
+    if isinstance(error, MuvitError):
+        return f"error: {error}", EXIT_BAD_INPUT
+    if isinstance(error, OSError):
+        text, status = describe_os_error(error)
+        return f"error: {text}", status
+    return "interrupted; what was finished is kept", EXIT_INTERRUPTED
+
+
+def _hush() -> None:
+    """Keep still about reads that an error left pending: zarr has one task for each chunk, and
+    asyncio would list every one of them as the process ends.
+    """
+    logging.getLogger("asyncio").disabled = True
+    sys.unraisablehook = lambda _: None
+    warnings.simplefilter("ignore")
 
 
 def describe_os_error(error: OSError) -> tuple[str, int]:
