@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from napari_muvit import api
@@ -225,11 +228,35 @@ def test_each_group_of_a_new_config_stands_in_one_piece(kind: str, image: Path) 
 
 
 def test_a_new_config_says_which_labels_do_not_exist(image: Path) -> None:
-    guessed = str(image.with_suffix("")) + "_labels.ome.zarr"
+    guessed = image.with_name("image_annotations.ome.zarr")
     text = config_text("finetune", [str(image)], None)
-    assert f"do not exist yet; correct 'labels' below, or make them:\n#   {guessed}" in text
+    assert f"bring outlines: napari-muvit annotate IMAGE GEOJSON\n#   {guessed}\n" in text
+    assert f"labels: [{guessed}]" in " ".join(text.split())
     assert "do not exist" not in config_text("finetune", [str(image)], [str(image)])
     assert "do not exist" not in config_text("pretrain", [str(image)], None)
+
+
+def test_a_new_config_takes_labels_that_lie_beside_the_image(image: Path) -> None:
+    for name in ("image_annotations.ome.zarr", "image_labels.ome.zarr"):
+        labels = image.with_name(name)
+        labels.mkdir()
+        text = config_text("finetune", [str(image)], None)
+        assert f"labels: [{labels}]" in " ".join(text.split())
+        assert "do not exist" not in text
+
+
+def test_a_missing_codec_is_one_sentence_and_nothing_follows_it(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 9, (512, 512), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression="lzw", tile=(32, 32))
+    program = ("import sys; sys.modules['imagecodecs'] = None; import napari_muvit.__main__ as m; "
+               "sys.exit(m.main(['convert', 'a.tif', 'out.ome.zarr']))")
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True,
+                         text=True, check=False)
+    *_, last = lines = ran.stderr.splitlines()
+    assert ran.returncode == 2
+    assert "needs package imagecodecs" in last
+    assert "pip install --upgrade imagecodecs" in last
+    assert all(line.startswith("convert: ") for line in lines[:-1])
 
 
 def test_a_full_disk_as_numpy_says_it(capsys: pytest.CaptureFixture[str]) -> None:

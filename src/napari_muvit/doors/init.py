@@ -32,7 +32,8 @@ def init(args: Sequence[str]) -> int:
     parser.add_argument("kind", choices=list(KINDS), metavar="{pretrain,finetune}")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="Images to learn from.")
     parser.add_argument("--labels", nargs="+", default=None, metavar="LABELS",
-                        help="One label image for each image (finetune).")
+                        help="One label image for each image (finetune); what lies beside the "
+                             "images if absent.")
     parser.add_argument("--output", metavar="YAML", help="File to write; printed if absent.")
     given = parser.parse_strictly(args)
     text = config_text(given.kind, given.images, given.labels)
@@ -58,11 +59,21 @@ def config_text(kind: str, images: Sequence[str], labels: Sequence[str] | None) 
     }
     missing: list[str] = []
     if kind == "finetune":
-        values["labels"] = list(labels or [str(Path(i).with_suffix("")) + "_labels.ome.zarr"
-                                           for i in images])
+        values["labels"] = list(labels or map(_guess_labels, images))
         missing = [path for path in values["labels"] if not _is_there(path)]
     config = parse_config(KINDS[kind], values)
     return "\n".join([*_header(kind), *_to_do(missing), *_commented(config)]) + "\n"
+
+
+def _guess_labels(image: str) -> str:
+    """IMAGE_labels.ome.zarr if there is one, else where annotations of an image lie."""
+    from napari_muvit import api
+
+    folder = "." if "://" in image else Path(image).parent
+    annotations = api.annotation_path(image, folder)
+    name = annotations.name.replace("_annotations.", "_labels.")
+    labels = annotations.with_name(name)
+    return str(labels if labels.exists() else annotations)
 
 
 def _is_there(source: str) -> bool:
@@ -73,7 +84,8 @@ def _to_do(missing: Sequence[str]) -> list[str]:
     """Lines that say which label images are guessed and do not exist yet."""
     if not missing:
         return []
-    return ["# These label images do not exist yet; correct 'labels' below, or make them:",
+    return ["# These label images do not exist yet. Correct 'labels' below, paint them in napari",
+            "# (MuViT: Annotate), or bring outlines: napari-muvit annotate IMAGE GEOJSON",
             *(f"#   {path}" for path in missing)]
 
 
