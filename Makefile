@@ -19,7 +19,7 @@ install: $(STAMP)
 # torch comes first and pinned: a later resolution would otherwise choose another build.
 $(STAMP): pyproject.toml constraints.txt scripts/system_packages.sh
 	@scripts/system_packages.sh
-	@echo "Creating $(VENV) and installing pinned packages (one to three minutes)"
+	@echo "Creating $(VENV) and installing pinned packages (a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \

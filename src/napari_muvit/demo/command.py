@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,11 +41,18 @@ def demo(args: Sequence[str]) -> int:
     options = DemoOptions(folder, given.image, given.labels, tuple(given.levels),
                           tuple(given.steps), given.seed)
     shown = run_demo(options)
-    viewing = ["napari", "--plugin", "napari-muvit", *shown]
-    say(f"demo: open the result with: {' '.join(viewing)}")
+    viewing = ["--plugin", "napari-muvit", *shown]
+    say(f"demo: open the result with: {' '.join([napari_command(), *viewing])}")
     if has_screen() and not given.no_view:
-        subprocess.run([sys.executable, "-m", *viewing], check=False)
+        subprocess.run([sys.executable, "-m", "napari", *viewing], check=False)
     return 0
+
+
+def napari_command() -> str:
+    """How a shell starts the napari of this environment, activated or not."""
+    beside = Path(sys.executable).with_name("napari")
+    is_hidden = shutil.which("napari") is None and beside.exists()
+    return os.path.relpath(beside) if is_hidden else "napari"
 
 
 def check_sources(image: str | None, labels: str | None, levels: Sequence[float]) -> None:
