@@ -201,3 +201,41 @@ def test_every_pin_of_the_environment_satisfies_the_project() -> None:
     extras = ("gui", "cluster", "remote", "tensorboard", "test", "lint", "docs", "parity")
     for name, requirement in requirements(*extras):
         assert requirement.specifier.contains(pinned[name]), requirement
+
+
+in_a_clone = pytest.mark.skipif(
+    not (ROOT / ".github").is_dir(), reason="workflows are in a clone, not in the sdist")
+
+
+def commands_of_workflows() -> Iterator[tuple[str, str]]:
+    """Every shell line of a GitHub workflow, with the workflow's name."""
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+        for step in (step for job in jobs.values() for step in job["steps"]):
+            for line in step.get("run", "").splitlines():
+                yield path.stem, line
+
+
+@in_a_clone
+def test_workflows_run_what_is_there() -> None:
+    found = set(commands_of_workflows())
+    assert {"docs", "release", "test", "weekly"} <= {name for name, _ in found}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for _, line in found:
+        assert set(re.findall(r"\bmake ([a-z-]+)", line)) <= targets, line
+        assert all((ROOT / name).is_file() for name in re.findall(r"\bscripts/\S+", line)), line
+        for extras in re.findall(r"\.\[(.+?)\]", line):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), line
+
+
+@in_a_clone
+def test_the_matrix_is_three_systems_by_three_pythons() -> None:
+    text = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    matrix = yaml.safe_load(text)["jobs"]["test"]["strategy"]["matrix"]
+    assert len(matrix["os"]) == 3
+    offered = {f"Programming Language :: Python :: {version}" for version in matrix["python"]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert offered == {c for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)}
+    assert "unverified" in text
