@@ -33,7 +33,7 @@ def test_preview_lies_beside_the_images_and_changes_in_place(tmp_path: Path) -> 
     assert viewer.layers.selection.active is viewer.layers["board"]
     again = show_preview(viewer, "pretrain-1", picture(tmp_path / "2.png", 9))
     assert again is layer
-    assert (layer.data == 9).all()
+    assert (layer.data == (9, 9, 9, 255)).all()
     assert [choice.name for choice in image_choices(viewer.layers)] == ["board"]
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import TINY
 
 from napari_muvit.data.omezarr import create_pyramid
-from napari_muvit.training.png import GAP, Contrast, to_picture
+from napari_muvit.training.png import GAP, Contrast, tile_pictures, to_picture
 from napari_muvit.training.start import start_finetune, start_pretrain
 
 SIDE = 64
@@ -36,7 +36,9 @@ def preview_of(run):
 
     run.wait()
     folder = sorted((run.folder / "previews").glob("*.png"))
-    return imagecodecs.png_decode(folder[-1].read_bytes())
+    picture = imagecodecs.png_decode(folder[-1].read_bytes())
+    assert (picture[:16, :16, 3] == 255).all()
+    return picture[..., :3]
 
 
 def test_rgb_previews_have_the_images_colours(stained, tmp_path):
@@ -70,3 +72,13 @@ def test_each_image_has_its_own_range():
     assert Contrast(ranges).of_first(batch) is ranges[1]
     batch["image_index"][0] = 0
     assert Contrast(ranges).of_first(batch)[1].max() < 1
+
+
+def test_what_is_no_panel_takes_the_colour_behind_it():
+    panel = np.full((8, 8, 3), 7, np.uint8)
+    whole = tile_pictures([[panel, panel], [panel]])
+    assert whole.shape == (16 + GAP, 16 + GAP, 4)
+    seen = whole[..., 3] == 255
+    assert seen.sum() == 3 * 64
+    assert (whole[seen][:, :3] == 7).all()
+    assert (whole[~seen] == (255, 255, 255, 0)).all()

@@ -18,7 +18,7 @@ def show_preview(viewer: Any, run: str, path: Path) -> Any:
     from PIL import Image
 
     with Image.open(path) as opened:
-        picture = np.asarray(opened.convert("RGB"))
+        picture = np.asarray(opened.convert("RGBA"))
     name = f"preview of {run}"
     if name in viewer.layers:
         layer = viewer.layers[name]

@@ -16,11 +16,11 @@ GAP = 4
 """Pixels between the panels of a picture."""
 
 Picture = NDArray[np.uint8]
-"""(height, width, 3)."""
+"""(height, width, 3), or 4 with alpha."""
 
 
 def encode_png(picture: Picture) -> bytes:
-    """`picture` (height, width, 3) uint8 as the bytes of a PNG file."""
+    """`picture` (height, width, 3 or 4) uint8 as the bytes of a PNG file."""
     import imagecodecs
 
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(picture)))
@@ -101,13 +101,18 @@ def paint_grey(values: NDArray[np.floating]) -> Picture:
 
 
 def tile_pictures(rows: Sequence[Sequence[Picture]]) -> Picture:
-    """Rows of equally large panels as one picture, with white gaps."""
+    """Rows of equally large panels (height, width, 3) as one picture with alpha.
+
+    What is between the panels, and where a row is shorter, is transparent, because viewers are
+    light and dark; and white, for those who know no alpha.
+    """
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
-    shape = (len(rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
-    whole = np.full(shape, 255, np.uint8)
+    shape = (len(rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP, 4)
+    whole = np.full(shape, (255, 255, 255, 0), np.uint8)
     for r, row in enumerate(rows):
         for c, panel in enumerate(row):
             top, left = r * (height + GAP), c * (width + GAP)
-            whole[top:top + height, left:left + width] = panel
+            target = whole[top:top + height, left:left + width]
+            target[..., :3], target[..., 3] = panel, 255
     return whole
