@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
+import zarr
 
-from napari_muvit.data.memory import ArrayCache, set_memory_budget, shared_cache
+from napari_muvit.data.memory import ArrayCache, shared_cache
 from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
 from napari_muvit.errors import InputError
@@ -271,7 +273,7 @@ class TestMemory:
         assert cache.used <= 100
         assert not cache.takes(13)
         with pytest.raises(InputError, match="at least 0"):
-            set_memory_budget(-1)
+            cache.resize(-1)
 
     def test_opening_reads_metadata_only(self, tmp_path: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,3 +311,38 @@ def test_a_pyramid_is_a_source() -> None:
         open_pyramid(pyramid, channels=1)
     assert pyramid.renamed("new").name == "new"
     assert "axes=czyx" in repr(pyramid)
+
+
+class TestOpenArrays:
+    """Arrays that are open already and that no file stands for."""
+
+    @pytest.mark.parametrize("kind", ["array", "group"])
+    def test_arrays_alike_in_shape_are_different_images(self, kind: str) -> None:
+        def made(value: int) -> Any:
+            group = zarr.create_group(zarr.storage.MemoryStore())
+            group.create_array("0", data=np.full((90, 80), value, np.uint8), chunks=(32, 32))
+            return group if kind == "group" else group["0"]
+
+        first, second = open_pyramid(made(7)), open_pyramid(made(9))
+        assert first.fingerprint != second.fingerprint
+        assert first.read(0, (0, 0), (4, 4)).max() == 7
+        assert second.read(0, (0, 0), (4, 4)).max() == 9
+
+    def test_an_array_in_a_folder_is_known_again(self, tmp_path: Path) -> None:
+        for name in "ab":
+            zarr.create_array(tmp_path / name, data=np.zeros((40, 40), np.uint8))
+        marks = [open_pyramid(zarr.open_array(tmp_path / name)).fingerprint for name in "aab"]
+        assert marks[0] == marks[1] != marks[2]
+
+    def test_equal_dask_arrays_are_one_image(self) -> None:
+        zeros, ones = (da.full((40, 40), value, dtype=np.uint8, chunks=20) for value in (0, 1))
+        again = da.full((40, 40), 0, dtype=np.uint8, chunks=20)
+        assert open_pyramid(zeros).fingerprint == open_pyramid(again).fingerprint
+        assert open_pyramid(zeros).fingerprint != open_pyramid(ones).fingerprint
+
+    def test_a_group_far_away_is_opened_by_its_address(self) -> None:
+        store = zarr.storage.FsspecStore.from_url("memory://bucket/image.zarr")
+        zarr.create_group(store).create_array("0", data=np.full((8, 9), 5, np.uint8))
+        pyramid = open_pyramid(zarr.open_group(store, mode="r"))
+        assert pyramid.shape == (1, 8, 9)
+        assert pyramid.read(0, (0, 0), (8, 9)).min() == 5

@@ -145,13 +145,24 @@ def _refusal(path: str, suffix: str) -> SourceError:
 
 
 def _read_group(group: Any, image: str | int | None) -> RawImage:
-    """An open zarr group; reopened by its path so that workers can do the same."""
+    """An open zarr group; reopened by its address so that workers can do the same."""
     from napari_muvit.data.sources.omezarr import read_zarr
 
-    root = getattr(group.store, "root", None) or getattr(group.store, "path", None)
-    if root is None:
-        arrays = [node for _, node in group.members() if hasattr(node, "shape")]
-        if not arrays:
-            raise SourceError("the zarr group holds no arrays. Pass the group of an image.", group)
-        return read_arrays(sorted(arrays, key=lambda array: -array.size))
-    return read_zarr(str(Path(str(root)) / group.path), image)
+    address = _address(group)
+    if address is not None:
+        return read_zarr(address, image)
+    arrays = [node for _, node in group.members() if hasattr(node, "shape")]
+    if not arrays:
+        raise SourceError("the zarr group holds no arrays. Pass the group of an image.", group)
+    return read_arrays(sorted(arrays, key=lambda array: -array.size))
+
+
+def _address(group: Any) -> str | None:
+    """Path or URL of an open zarr group; None where only this process has it."""
+    root = getattr(group.store, "root", None)
+    if root is not None:
+        return str(Path(str(root)) / group.path)
+    system = getattr(group.store, "fs", None)
+    if system is None:
+        return None
+    return str(system.unstrip_protocol(f"{group.store.path}/{group.path}".rstrip("/")))

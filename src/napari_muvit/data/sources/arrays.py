@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.sources.raw import MICROMETRES, RawImage, check_dtype, check_shape
+from napari_muvit.data.sources.stores import date_of
 from napari_muvit.errors import InputError, SourceError
 
 FEW_CHANNELS = 6
@@ -229,15 +232,28 @@ def guess_axes(shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]) -> str:
 
 
 def _stamp(handles: tuple[HeldArray, ...]) -> str:
-    """A digest that changes with the content of arrays in memory, from a sample of them."""
+    """A digest of arrays: of those in memory a sample, of others what tells them apart."""
     digest = hashlib.sha256()
     for handle in handles:
         digest.update(repr((handle.shape, str(handle.dtype))).encode())
-        if handle.in_memory:
-            digest.update(_sample(handle.array).tobytes())
-        else:
-            digest.update(str(getattr(handle.array, "name", "")).encode())
+        digest.update(_sample(handle.array).tobytes() if handle.in_memory
+                      else _identity(handle.array).encode())
     return digest.hexdigest()
+
+
+def _identity(array: Any) -> str:
+    """Equal for arrays that are sure to hold the same, so that no cache serves one for another.
+
+    dask names its arrays by what they are made of; an array of a folder is known by its place
+    and date; all others are different images each time that they are opened.
+    """
+    if hasattr(array, "__dask_graph__"):
+        return str(array.name)
+    root = getattr(getattr(array, "store", None), "root", None)
+    if root is None:
+        return uuid.uuid4().hex
+    place = Path(root) / str(getattr(array, "path", ""))
+    return repr((str(place.absolute()), date_of(str(place))))
 
 
 def _sample(array: NDArray[Any]) -> NDArray[Any]:
