@@ -20,7 +20,10 @@ V3 = {
     "raw": {"compressors": None}, "blosc": {"compressors": zarr.codecs.BloscCodec()},
     "zstd": {"compressors": zarr.codecs.ZstdCodec()},
     "gzip": {"compressors": zarr.codecs.GzipCodec()},
-    "sharded": {"shards": (4, 64, 64)}, "keys": {"chunk_key_encoding": {
+    "sharded": {"shards": (4, 64, 64)},
+    "one chunk to a shard": {"shards": CHUNKS, "compressors": zarr.codecs.ZstdCodec()},
+    "index first": {"shards": {"shape": CHUNKS, "index_location": "start"}},
+    "keys": {"chunk_key_encoding": {
         "name": "v2", "separator": "."}},
 }
 V2 = {

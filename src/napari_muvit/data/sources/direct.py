@@ -44,6 +44,8 @@ class ChunkLayout:
         Shape of a chunk; the same as `grid` unless sharded.
     decoder
         A numcodecs codec, or None for raw bytes.
+    is_sharded
+        Whether a file is a shard: chunks with an index of them, be it of a single one.
     """
 
     folder: Path
@@ -55,11 +57,8 @@ class ChunkLayout:
     prefix: str
     separator: str
     decoder: Any
+    is_sharded: bool = False
     index_at_end: bool = True
-
-    @property
-    def is_sharded(self) -> bool:
-        return self.grid != self.chunks
 
     def file(self, place: tuple[int, ...]) -> Path:
         return self.folder / (self.prefix + self.separator.join(map(str, place)))
@@ -152,7 +151,8 @@ def _parse_v3(folder: Path, found: Mapping[str, Any]) -> ChunkLayout | None:
         return None
     shape, outer = tuple(found["shape"]), tuple(grid["configuration"]["chunk_shape"])
     codecs, chunks, at_end = found.get("codecs"), outer, True
-    if isinstance(codecs, list) and len(codecs) == 1 and _name(codecs[0]) == "sharding_indexed":
+    is_sharded = isinstance(codecs, list) and [_name(c) for c in codecs] == ["sharding_indexed"]
+    if isinstance(codecs, list) and is_sharded:
         inner = codecs[0]["configuration"]
         if [_name(c) for c in inner["index_codecs"]] != ["bytes", "crc32c"]:
             return None
@@ -167,7 +167,7 @@ def _parse_v3(folder: Path, found: Mapping[str, Any]) -> ChunkLayout | None:
     return ChunkLayout(
         folder, shape, outer, chunks, np.dtype(found["data_type"]).newbyteorder(order),
         found["fill_value"], f"c{separator}" if keys["name"] == "default" else "", separator,
-        decoder, at_end,
+        decoder, is_sharded, at_end,
     )
 
 
