@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from napari_muvit.data.sources.raw import RawImage, check_dtype, check_shape
 from napari_muvit.data.sources.remote import is_url, open_url
+from napari_muvit.data.sources.single_file import file_name, told_as
 from napari_muvit.data.sources.stores import describe_error, refuse_lfs_pointer
-from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError
+from napari_muvit.errors import SourceError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".npy")
 LARGEST_PICTURE = 2**31
@@ -67,19 +68,10 @@ class Picture:
 
 def read_picture(file: str) -> RawImage:
     """The picture's size and type from its head; pixels are decoded at the first read."""
-    try:
+    with told_as("an image", file, "TIFF or OME-Zarr"):
         head = _bytes(file, 64)
         refuse_lfs_pointer(head, file)
         shape, dtype, axes = _npy_head(file) if head[:6] == b"\x93NUMPY" else _head(file)
-    except MuvitError:
-        raise
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{file} does not exist. Check the path.", file) from error
-    except Exception as error:
-        raise SourceError(
-            f"{file} cannot be read as an image ({describe_error(error)}). It is damaged, cut "
-            "short or of another kind; copy it again, or convert it to TIFF or OME-Zarr.", file,
-        ) from error
     check_dtype(dtype, file, file)
     check_shape(shape, file, file)
     size = float(np.prod([float(n) for n in shape])) * dtype.itemsize
@@ -89,9 +81,8 @@ def read_picture(file: str) -> RawImage:
             f"{LARGEST_PICTURE / 2**30:.0f} GiB cannot be read in parts. Convert it to a tiled "
             "TIFF or OME-Zarr first.", file,
         )
-    name = Path(file).name if not is_url(file) else file.rsplit("/", 1)[-1]
     return RawImage(
-        kind="picture", name=name, axes=axes, source=file,
+        kind="picture", name=file_name(file), axes=axes, source=file,
         arrays=(Picture(file, shape, dtype),),
         is_rgb=axes.endswith("c") and shape[-1] in (3, 4) and dtype == np.uint8,
     )

@@ -6,7 +6,7 @@ are small and picklable, so each worker process opens its own arrays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +42,7 @@ class ArrayHandle(Protocol):
     def label(self) -> str:
         """What to call the array in a message, for example its path in the store."""
         ...
+
     @property
     def in_memory(self) -> bool:
         """Whether reading costs nothing, so that caching would only waste memory."""
@@ -88,10 +89,6 @@ class RawImage:
     label_metadata: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     stamp: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def with_note(self, note: str) -> RawImage:
-        return replace(self, notes=(*self.notes, note))
 
 
 def check_dtype(dtype: np.dtype[Any], what: str, source: object = None) -> None:

@@ -22,9 +22,10 @@ from napari_muvit.data.sources.raw import (
     check_shape,
 )
 from napari_muvit.data.sources.remote import is_url, open_url
+from napari_muvit.data.sources.single_file import file_name, told_as
 from napari_muvit.data.sources.stores import LFS_HEAD, describe_error, refuse_lfs_pointer
 from napari_muvit.data.sources.tiff_metadata import channel_names, pixel_size
-from napari_muvit.errors import MuvitError, SourceError, SourceNotFoundError, nearest_name
+from napari_muvit.errors import SourceError, nearest_name
 
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".lsm", ".stk", ".btf",
             ".tf8", ".tf2")
@@ -122,13 +123,12 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
         slow = _slow_notes(series, handles[0])
         kind = next((k for k in ("svs", "ndpi", "scn", "bif", "qpi", "ome", "imagej", "lsm")
                      if getattr(tiff, f"is_{k}", False)), "")
-    title = Path(file).name if not is_url(file) else file.rsplit("/", 1)[-1]
     scales = None if sizes is None else _scales(axes, handles, sizes)
     return RawImage(
-        kind=f"TIFF ({kind.upper()})" if kind else "TIFF", name=title, axes=axes,
+        kind=f"TIFF ({kind.upper()})" if kind else "TIFF", name=file_name(file), axes=axes,
         arrays=handles, source=file, scales=scales,
         units=tuple("micrometer" if sizes is not None and a in "zyx" else None for a in axes),
-        channel_names=names, is_rgb=rgb, extra={"shape_ratios": True},
+        channel_names=names, is_rgb=rgb,
         notes=(*(f"the axis {d} is used as {u}" for d, u in drop), *slow),
     )
 
@@ -138,7 +138,7 @@ def _opened(file: str) -> Iterator[Any]:
     """The open TIFF file; whatever goes wrong inside becomes a sentence."""
     import tifffile
 
-    try:
+    with told_as("TIFF", file, "OME-TIFF or OME-Zarr"):
         if not is_url(file):
             with Path(file).open("rb") as stream:
                 refuse_lfs_pointer(stream.read(len(LFS_HEAD)), file)
@@ -148,15 +148,6 @@ def _opened(file: str) -> Iterator[Any]:
             if not num_series:
                 raise SourceError(f"{file} is a TIFF file without an image. Choose another.", file)
             yield tiff
-    except MuvitError:
-        raise
-    except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{file} does not exist. Check the path.", file) from error
-    except Exception as error:
-        raise SourceError(
-            f"{file} cannot be read as TIFF ({describe_error(error)}). It is damaged, cut short "
-            "or of another kind; copy it again, or convert it to OME-TIFF or OME-Zarr.", file,
-        ) from error
 
 
 class _Complaints(logging.Handler):
