@@ -13,8 +13,8 @@ from napari_muvit.errors import CheckpointError, InputError
 from napari_muvit.geometry import is_nested
 from napari_muvit.inference import features as room
 from napari_muvit.inference.features import features, parse_encoder, plan_features
-from napari_muvit.inference.model_source import MOST_LOADED
-from napari_muvit.inference.spec import ModelSpec
+from napari_muvit.inference.model_source import MOST_LOADED, ModelSource
+from napari_muvit.inference.spec import ModelSpec, fingerprint_folder
 from napari_muvit.inference.tiles import Region
 
 from .models import make_model, save
@@ -123,3 +123,16 @@ def test_crops_nest_around_every_tile(shape, base, overlap):
         covered[plan.reach(index)] += 1
         assert all(first % 8 == 0 for first in tile.start)
     assert (covered == 1).all()
+
+
+def test_official_folders_are_told_apart_by_their_weights(tmp_path):
+    from napari_muvit.official import MuViTEncoder2d
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        MuViTEncoder2d(1, (1, 2), 4, num_layers=1, dim=48, heads=2).save(tmp_path / str(seed))
+    marks = [fingerprint_folder(tmp_path / str(seed)) for seed in (0, 1)]
+    assert marks[0] != marks[1]
+    sources = [ModelSource(str(tmp_path / str(i)), mark=marks[i]) for i in (0, 1)]
+    first, second = (room._load_encoder(source).state_dict() for source in sources)
+    assert not all(torch.equal(first[name], second[name]) for name in first)

@@ -14,6 +14,9 @@ from napari_muvit.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import nn
 
+WEIGHTS = ("*.safetensors", "*.pt", "*.pth")
+"""Files of weights in the model folders that can be read."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -54,9 +57,9 @@ class ModelSpec:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """A digest of the weights in a model folder."""
+    """A digest of the weights in a model folder: ours, a bioimage.io package, or the official."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.pt")):
+    for path in (path for kind in WEIGHTS for path in sorted(folder.glob(kind))):
         with path.open("rb") as file:
             while part := file.read(1 << 22):
                 digest.update(part)
