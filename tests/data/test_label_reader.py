@@ -170,3 +170,32 @@ def test_what_is_too_large_to_look_at_may_hold_annotations(tmp_path):
     assert foreground.mask.any()
     assert not foreground.mask.all()
     assert 0.4 < coverage <= 1
+
+
+def test_thinned_copies_of_different_arrays_are_kept_apart(monkeypatch):
+    from napari_muvit.data import label_reader
+
+    fine, half = np.full(SHAPE, 3, np.uint8), np.full((100, 160), 7, np.uint8)
+    pyramid = pyramid_from_arrays([fine, half], is_labels=True)
+    monkeypatch.setattr(label_reader, "READ_PIXELS", 10)
+    both = LabelReader(pyramid, open_pyramid(fine), TABLE)
+    # four fine pixels apart in an array that is not twice as coarse, then four of the coarse one
+    whole = box((-0.5, -0.5), (199.5, 319.5))
+    both._thin(0, [np.arange(0, n, 4) for n in fine.shape])
+    assert (both.read(whole, (25, 40)) == 6).all()
+
+
+def test_blocks_of_a_range_of_planes_are_counted_from_its_first(tmp_path):
+    path = tmp_path / "labels.ome.zarr"
+    arrays = create_pyramid(path, shape=(16, 64, 64), axes="zyx", levels=1, dtype=np.uint8,
+                            classes=TABLE, chunk=(4, 32, 32))
+    arrays[0][1, 5, 5] = 9
+    arrays[0][12:14, 10, 10] = 3
+    part = open_pyramid(str(path), z=slice(10, 15))
+    assert stored_blocks(part, 0) == [((2, 0, 0), (3, 32, 32))]
+    annotated, _, coverage = label_places(LabelReader(part, part, TABLE))
+    assert coverage == pytest.approx(2 / (5 * 64 * 64))
+    assert annotated.holds((2, 10, 10))
+    # chunks of other planes do not count for one plane
+    assert stored_blocks(open_pyramid(str(path), z=12), 0) == [((0, 0), (32, 32))]
+    assert stored_blocks(open_pyramid(str(path), z=5), 0) == []

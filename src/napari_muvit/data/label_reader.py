@@ -62,7 +62,7 @@ class LabelReader:
         self.table = table
         self.extent = np.asarray(image.extent, dtype=np.float64)
         self.ratio = label_ratio(labels, image)
-        self._thinned: dict[tuple[int, ...], NDArray[Any]] = {}
+        self._thinned: dict[tuple[int, tuple[int, ...]], NDArray[Any]] = {}
 
     def read(self, box: FloatArray, size: Sequence[int]) -> NDArray[np.int16]:
         """Class indices (*size) at the centres of a crop's pixels; -1 where not judged.
@@ -121,7 +121,7 @@ class LabelReader:
         """
         strides = [max(1, (int(p[-1]) - int(p[0])) // max(1, len(p) - 1)) for p in places]
         step = tuple(1 << (stride.bit_length() - 1) for stride in strides)
-        if step not in self._thinned:
+        if (index, step) not in self._thinned:
             shape = self.pyramid.shapes[index]
             cells = tuple(-(-n // k) for n, k in zip(shape, step, strict=True))
             thinned = np.zeros(cells, dtype=self.pyramid.dtype)
@@ -132,8 +132,8 @@ class LabelReader:
                 part = block[tuple(slice(f, None, k) for f, k in zip(first, step, strict=True))]
                 low = [-(-s // k) for s, k in zip(start, step, strict=True)]
                 thinned[tuple(slice(a, a + n) for a, n in zip(low, part.shape, strict=True))] = part
-            self._thinned[step] = thinned
-        return self._thinned[step], step
+            self._thinned[index, step] = thinned
+        return self._thinned[index, step], step
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_thinned": {}}

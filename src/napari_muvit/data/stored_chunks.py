@@ -26,25 +26,41 @@ Block = tuple[tuple[int, ...], tuple[int, ...]]
 def stored_blocks(pyramid: Pyramid, index: int) -> list[Block] | None:
     """The blocks (chunks, or shards) of array `index` that exist, in raster order.
 
-    None where that is not known: for arrays that are no local zarr arrays.
+    Of a selected part of the image they are cut to that part. None where it is not known which
+    exist: for arrays that are no local zarr arrays.
     """
     handle = pyramid._handles[index]
     if not isinstance(handle, ZarrArray) or is_url(handle.store):
         return None
     array = open_store(handle.store, handle.path)
     steps = getattr(array, "shards", None) or array.chunks
-    shape = tuple(pyramid.shapes[index])
-    axes = pyramid.stored_axes
     grid = tuple(-(-n // k) for n, k in zip(array.shape, steps, strict=True))
-    spatial = [axes.index(letter) for letter in pyramid.axes[1:]]
+    begins, ends, spatial = _selected(pyramid, index)
     found: set[Block] = set()
     for key in _chunk_keys(Path(handle.store) / handle.path):
         if len(key) != len(grid) or any(k >= n for k, n in zip(key, grid, strict=True)):
             continue
-        start = tuple(key[axis] * steps[axis] for axis in spatial)
-        ends = (min(s + steps[axis], n) for s, axis, n in zip(start, spatial, shape, strict=True))
-        found.add((start, tuple(e - s for e, s in zip(ends, start, strict=True))))
+        spans = [(max(k * step, low), min((k + 1) * step, high))
+                 for k, step, low, high in zip(key, steps, begins, ends, strict=True)]
+        if all(low < high for low, high in spans):
+            kept = [(spans[axis], begins[axis]) for axis in spatial]
+            found.add((tuple(span[0] - begin for span, begin in kept),
+                       tuple(span[1] - span[0] for span, _ in kept)))
     return sorted(found)
+
+
+def _selected(pyramid: Pyramid, index: int) -> tuple[list[int], list[int], list[int]]:
+    """What a pyramid shows of array `index`: first pixel and one past the last, along every
+    stored axis; and which of these axes are its spatial ones.
+    """
+    letters, placed = pyramid.stored_axes, pyramid._placed
+    begins, ends = [0] * len(letters), list(pyramid._handles[index].shape)
+    for letter, place in placed.fixed[index]:
+        begins[letters.index(letter)], ends[letters.index(letter)] = place, place + 1
+    spatial = [letters.index(letter) for letter in pyramid.axes[1:]]
+    for axis, start, size in zip(spatial, placed.starts[index], placed.shapes[index], strict=True):
+        begins[axis], ends[axis] = start, start + size
+    return begins, ends, spatial
 
 
 def _chunk_keys(folder: Path) -> Iterator[tuple[int, ...]]:
