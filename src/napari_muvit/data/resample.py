@@ -85,13 +85,21 @@ def _weigh(
 ) -> NDArray[Any]:
     """Averages over intervals of `step` pixels that need not be whole, along `axis`."""
     length = values.shape[axis]
-    lower = start + step * np.arange(count)[:, None]
-    pixel = np.arange(length)[None, :]
-    overlap = np.clip(np.minimum(lower + step, pixel + 1) - np.maximum(lower, pixel), 0.0, 1.0)
-    covered = overlap.sum(axis=1, keepdims=True)
-    weights = overlap / np.where(covered > 0, covered, 1.0)
-    moved = np.tensordot(values.astype(np.float64), weights, axes=(axis, 1))
-    return np.moveaxis(moved, -1, axis)
+    lower = start + step * np.arange(count)
+    first = np.floor(lower).astype(np.int64)
+    shape = (count,) + (1,) * (values.ndim - axis - 1)
+    total = np.zeros(values.shape[:axis] + (count,) + values.shape[axis + 1:])
+    covered = np.zeros(count)
+    # one pixel of every interval after the other: a table of all weights would be as large as
+    # the square of the side
+    for k in range(math.ceil(step) + 1):
+        pixel = first + k
+        overlap = np.clip(np.minimum(lower + step, pixel + 1) - np.maximum(lower, pixel), 0.0, 1.0)
+        overlap[pixel >= length] = 0.0
+        total += values.take(np.minimum(pixel, length - 1), axis) * overlap.reshape(shape)
+        covered += overlap
+    averages: NDArray[Any] = total / np.where(covered > 0, covered, 1.0).reshape(shape)
+    return averages
 
 
 def choose_labels(
