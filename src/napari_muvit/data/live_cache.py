@@ -282,28 +282,37 @@ def prune_caches(root: Path, keep: Path, max_bytes: int) -> None:
     Caches that another process uses stay, and so does everything that is no cache.
     """
     others = [path.parent for path in root.glob("*/cache.json") if path.parent != keep]
-    others.sort(key=lambda folder: (folder / "cache.json").stat().st_mtime, reverse=True)
+    others.sort(key=_last_used, reverse=True)
     used = 0
     for folder in others:
-        used += _used_bytes(folder)
-        if used > max_bytes:
+        held = _used_bytes(folder)
+        used += held or 0
+        if held is None or used > max_bytes:
             _delete(folder)
 
 
-def _used_bytes(folder: Path) -> int:
-    """About what the tiles of a cache take; too much for one that cannot be read."""
+def _last_used(folder: Path) -> float:
+    """When a cache was last opened; 0 for one that another process has just deleted."""
+    try:
+        return (folder / "cache.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _used_bytes(folder: Path) -> int | None:
+    """About what the tiles of a cache take; None where it cannot be read."""
     try:
         meta = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
         states = np.fromfile(folder / "states.bin", np.uint8)
         return int(np.count_nonzero(states)) * int(meta["cell_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 1 << 62
+        return None
 
 
 def _delete(folder: Path) -> None:
     try:
         lock = WriterLock(folder / "lock", "this prediction cache")
-    except LockedError:
+    except (LockedError, FileNotFoundError):  # in use, or deleted by another process
         return
     (folder / "cache.json").unlink(missing_ok=True)
     lock.release()

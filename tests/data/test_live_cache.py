@@ -1,0 +1,57 @@
+"""Caches of live prediction: room is made, and never at the cost of one that is in use."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from napari_muvit.data.live_cache import prune_caches
+from napari_muvit.data.lock import WriterLock
+
+
+def make_cache(root: Path, name: str, tiles: int, age: float) -> Path:
+    """What pruning looks at: meta file with its date, and states."""
+    folder = root / name
+    folder.mkdir()
+    np.ones(tiles, np.uint8).tofile(folder / "states.bin")
+    meta = folder / "cache.json"
+    meta.write_text(json.dumps({"cell_bytes": 100}))
+    os.utime(meta, (age, age))
+    return folder
+
+
+def test_the_longest_unused_go_first(tmp_path):
+    new, middle, old = (make_cache(tmp_path, name, 5, age) for name, age in
+                        (("new", 300), ("middle", 200), ("old", 100)))
+    own = make_cache(tmp_path, "own", 99, 1)
+    prune_caches(tmp_path, own, 1000)
+    assert [folder.exists() for folder in (new, middle, old, own)] == [True, True, False, True]
+
+
+def test_a_damaged_cache_goes_and_takes_no_other_along(tmp_path):
+    damaged, good = make_cache(tmp_path, "damaged", 1, 200), make_cache(tmp_path, "good", 1, 100)
+    (damaged / "cache.json").write_text("{")
+    prune_caches(tmp_path, tmp_path / "own", 1000)
+    assert not damaged.exists()
+    assert good.exists()
+
+
+def test_a_cache_that_is_in_use_stays(tmp_path):
+    used = make_cache(tmp_path, "used", 99, 100)
+    with WriterLock(used / "lock"):
+        prune_caches(tmp_path, tmp_path / "own", 10)
+    assert (used / "states.bin").exists()
+
+
+def test_a_cache_that_another_process_deletes_meanwhile_is_no_error(tmp_path, monkeypatch):
+    gone, left = make_cache(tmp_path, "gone", 1, 200), make_cache(tmp_path, "left", 1, 100)
+    found = [folder / "cache.json" for folder in (gone, left)]
+    monkeypatch.setattr(type(tmp_path), "glob", lambda *_: found)
+    for file in gone.iterdir():
+        file.unlink()
+    gone.rmdir()
+    prune_caches(tmp_path, tmp_path / "own", 1000)
+    assert left.exists()
