@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_muvit.data import convert as convert_room
 from napari_muvit.data.convert import LOG_NAME, ConvertEvent, convert
 from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
@@ -184,3 +185,24 @@ def test_memory_of_a_gigapixel_image(tmp_path: Path) -> None:
                             dtype="uint8", channel_names=["red", "green", "blue"])
     arrays[0][:, 20_000:24_000, :8000] = 77
     assert _mebibytes(source, tmp_path / "out.zarr") < 1024
+
+
+def test_a_conversion_that_was_killed_before_its_first_block_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.ome.zarr"
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    create = convert_room.create_pyramid
+
+    def create_and_die(*given: Any, **options: Any) -> Any:
+        create(*given, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_room, "create_pyramid", create_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        list(convert(pixels, output, levels=(1, 2)))
+    monkeypatch.undo()
+    output.mkdir(exist_ok=True)  # an empty folder is free, too
+    list(convert(pixels, output, levels=(1, 2)))
+    np.testing.assert_array_equal(open_pyramid(str(output)).read(0, (0, 0), (64, 64))[0], pixels)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ome.zarr"]

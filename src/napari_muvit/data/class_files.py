@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from napari_muvit.data.labels import ClassTable, LabelClass, make_classes
+from napari_muvit.data.output import write_text
 from napari_muvit.errors import InputError, SourceError, SourceNotFoundError
 
 COLUMNS = ("value", "name", "color", "meaning")
@@ -29,9 +30,7 @@ def write_classes(path: str | os.PathLike[str], classes: ClassTable) -> None:
         text = _to_csv(classes)
     else:
         text = yaml.safe_dump(classes.to_dict(), sort_keys=False, allow_unicode=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8", newline="")
-    os.replace(unfinished, path)
+    write_text(path, text)
 
 
 def read_classes(path: str | os.PathLike[str]) -> ClassTable:

@@ -23,6 +23,7 @@ import numpy as np
 from napari_muvit.data.crop import read_region
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
+from napari_muvit.data.output import take_place, unfinished_folder
 from napari_muvit.data.pyramid import Pyramid, open_pyramid
 from napari_muvit.data.sources.remote import is_url
 from napari_muvit.errors import InputError, RunExistsError
@@ -85,8 +86,14 @@ def convert(
         Anything that `open_pyramid` takes. All time points are converted unless `t` chooses.
     levels
         Factors of the arrays that are written.
+    output
+        Folder of the OME-Zarr image.
     chunk, shard, fmt
         Pixels along y and x, or of each spatial axis; ``"0.4"`` or ``"0.5"``.
+    channels, t, z, image
+        What of the source to convert, as of `open_pyramid`.
+    scaled_axes
+        Axes that a level downsamples, by letter.
     as_labels, classes
         Write labels: coarser arrays take the majority. A class table implies it.
     workers
@@ -252,15 +259,18 @@ def _create(job: _Job) -> list[Any]:
     if sizes is not None:
         places = [source.origin[k] / source.spacing[k] * sizes[i] for i, k in enumerate(spatial)]
     names = source.channel_names if "c" in job.axes else None
-    arrays = create_pyramid(
-        job.output, shape=[shape[a] for a in job.axes], axes=job.axes, levels=job.levels,
-        dtype=source.dtype, chunk=job.settings["chunk"], shard=job.settings["shard"],
-        pixel_size=sizes, translation=places, scaled_axes=job.scaled_axes,
-        fmt=job.settings["fmt"], name=source.name, channel_names=names, classes=job.classes,
-        is_labels=source.is_labels,
-    )
-    _write_log(job.log, [{"signature": job.signature, "source": source.source}])
-    return arrays
+    with unfinished_folder(job.output) as unfinished:  # never there without its log
+        create_pyramid(
+            unfinished, shape=[shape[a] for a in job.axes], axes=job.axes, levels=job.levels,
+            dtype=source.dtype, chunk=job.settings["chunk"], shard=job.settings["shard"],
+            pixel_size=sizes, translation=places, scaled_axes=job.scaled_axes,
+            fmt=job.settings["fmt"], name=source.name, channel_names=names, classes=job.classes,
+            is_labels=source.is_labels,
+        )
+        first = {"signature": job.signature, "source": source.source}
+        _write_log(unfinished / LOG_NAME, [first])
+        take_place(unfinished, job.output)
+    return open_arrays(job.output)
 
 
 def _written(job: _Job, count: int) -> Pyramid:

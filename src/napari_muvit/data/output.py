@@ -123,7 +123,7 @@ class PredictionStore:
             group.attrs["muvit"] = {
                 **dict(group.attrs.get("muvit", {})), "prediction": {**facts, "complete": False},
             }
-            os.replace(unfinished, final)
+            take_place(unfinished, final)
         return cls(final)
 
     def _group(self) -> Any:
@@ -176,11 +176,6 @@ class PredictionStore:
             del group[name]
         group.create_array(name, data=values)
 
-    def get_tiles(self, name: str) -> NDArray[Any] | None:
-        """What `put_tiles` kept, or None."""
-        group = self._group()
-        return np.asarray(group[name][...]) if name in group else None
-
     def set_facts(self, **facts: Any) -> None:
         """Change what `facts` returns."""
         group = self._group()
@@ -204,6 +199,13 @@ def unfinished_folder(final: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+
+def take_place(unfinished: Path, final: Path) -> None:
+    """Rename a folder to `final`, where nothing may be but an empty folder."""
+    if final.is_dir():  # Windows does not rename over one
+        final.rmdir()
+    os.replace(unfinished, final)
 
 
 def _remove_leftovers(final: Path) -> None:
@@ -284,7 +286,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file beside its place and rename it into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8", newline="")
     os.replace(unfinished, path)
 
 
