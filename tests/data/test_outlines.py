@@ -64,3 +64,9 @@ def test_only_wanted_values_are_traced() -> None:
     labels = np.arange(9).reshape(3, 3)
     assert [outline.value for outline in trace_labels(labels, [3, 5, 77])] == [3, 5]
     assert list(trace_labels(np.zeros((4, 4), int))) == []
+
+
+def test_pixels_need_not_be_square() -> None:
+    (outline,) = trace_labels(np.ones((2, 3), np.uint8), level=(4.0, 4.5), corner=(9.5, 19.5))
+    assert outline.rings[0].min(axis=0).tolist() == [9.5, 19.5]
+    assert outline.rings[0].max(axis=0).tolist() == [17.5, 33.0]

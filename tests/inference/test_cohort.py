@@ -7,12 +7,13 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import InputError, SourceNotFoundError
 from napari_muvit.inference import cohort, to_store
-from napari_muvit.inference.cohort import export_geojson, predict_images, store_names
+from napari_muvit.inference.cohort import export_outlines, predict_images, store_names
 from napari_muvit.inference.events import FinishedEvent, WarningEvent
 
 from .stubs import TABLE, PixelModel, make_spec
@@ -122,4 +123,19 @@ def test_outlines_are_in_image_pixels_and_bear_class_names(tmp_path):
     assert len(high) == 1
     assert corners.min(axis=0).tolist() == [5, 10]
     assert corners.max(axis=0).tolist() == [25, 20]
-    assert export_geojson(output, tmp_path / "again.geojson") == [tmp_path / "again.geojson"]
+    assert export_outlines(output, tmp_path / "again.geojson") == [tmp_path / "again.geojson"]
+
+
+def test_outlines_of_a_volume_lie_in_one_file_for_each_plane(tmp_path):
+    planes = np.zeros((2, 40, 50), np.uint8)
+    planes[1, 10:20, 5:25] = 255
+    tifffile.imwrite(tmp_path / "s.tif", planes, metadata={"axes": "ZYX"})
+    output = tmp_path / "out.ome.zarr"
+    list(predict_images(config([str(tmp_path / "s.tif")], output, geojson=True)))
+    files = export_outlines(output)
+    assert [file.name for file in files] == ["out_0.geojson", "out_1.geojson"]
+    found = [json.loads(file.read_text())["features"] for file in files]
+    names = [{f["properties"]["classification"]["name"] for f in plane} for plane in found]
+    assert "high" not in names[0]
+    assert "high" in names[1]
+    assert all(f["geometry"]["plane"]["z"] == 1 for f in found[1])

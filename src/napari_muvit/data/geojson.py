@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_muvit.data.labels import PALETTE, ClassTable, LabelClass, read_class_table
 from napari_muvit.data.outlines import Outline, trace_labels
-from napari_muvit.data.rasterize import Polygon
+from napari_muvit.data.rasterize import BlockArray, Polygon
 from napari_muvit.errors import (
     InputError,
     MuvitError,
@@ -240,57 +241,36 @@ def export_geojson(
     InputError
         If there is no such level or plane.
     """
-    view = StorePlane(labels, level, plane) if hasattr(labels, "class_counts") else (
-        PyramidPlane(labels, level, plane)
-    )
-    table = classes or view.classes or ClassTable(())
+    view, own = _plane_of(labels, level, plane)
+    table = classes or own or ClassTable(())
     return write_geojson(path, trace_labels(view, level=level), table, plane=plane)
 
 
-class StorePlane:
-    """One plane of an annotation store at a level as an array to index."""
-
-    def __init__(self, store: Any, level: int, plane: int | None) -> None:
-        self._store, self._level = store, level
-        shape = store.arrays.level_shape(level)
-        self._lead = _lead(len(shape), plane)
-        self.classes: ClassTable | None = store.classes
-        self.shape, self.ndim, self.dtype = shape[-2:], 2, store.arrays.dtype
-
-    def __getitem__(self, cut: tuple[slice, slice]) -> NDArray[Any]:
-        start = (*self._lead, *[part.start for part in cut])
-        size = (*[1] * len(self._lead), *[part.stop - part.start for part in cut])
-        block: NDArray[Any] = self._store.read(self._level, start, size)
-        return block.reshape(size[-2:])
-
-
-class PyramidPlane:
-    """One plane of a label pyramid's array at a level as an array to index."""
-
-    def __init__(self, pyramid: Any, level: int, plane: int | None) -> None:
-        factors = [row[-1] for row in pyramid.factors]
-        index = next((i for i, f in enumerate(factors) if abs(f - level) < 1e-6), None)
-        if index is None:
-            raise InputError(
-                f"level is {level}; {pyramid.name!r} has the levels "
-                f"{', '.join(f'{f:g}' for f in factors)}. Pass one of them."
-            )
-        self._pyramid, self._index = pyramid, index
-        self._lead = _lead(pyramid.ndim, plane)
-        self.classes = read_class_table(pyramid)
-        self.shape, self.ndim, self.dtype = pyramid.shapes[index][-2:], 2, pyramid.dtype
-
-    def __getitem__(self, cut: tuple[slice, slice]) -> NDArray[Any]:
-        start = (*self._lead, *[part.start for part in cut])
-        size = (*[1] * len(self._lead), *[part.stop - part.start for part in cut])
-        block: NDArray[Any] = self._pyramid.read(self._index, start, size)
-        return block.reshape(size[-2:])
-
-
-def _lead(num_axes: int, plane: int | None) -> tuple[int, ...]:
-    if num_axes == 3 and plane is None:
+def _plane_of(labels: Any, level: int, plane: int | None) -> tuple[BlockArray, ClassTable | None]:
+    """One plane of a store or pyramid at a level, and the classes that it brings."""
+    if hasattr(labels, "class_counts"):
+        shape, read = labels.arrays.level_shape(level), partial(labels.read, level)
+        dtype, classes = labels.arrays.dtype, labels.classes
+    else:
+        index = _array_of(labels, level)
+        shape, read = labels.shapes[index], partial(labels.read, index)
+        dtype, classes = labels.dtype, read_class_table(labels)
+    if len(shape) == 3 and plane is None:
         raise InputError("the labels are a volume; QuPath takes one plane. Pass plane.")
-    return (plane,) if num_axes == 3 and plane is not None else ()
+    lead = (plane,) if len(shape) == 3 and plane is not None else ()
+    return BlockArray(shape[-2:], dtype, read, lead), classes
+
+
+def _array_of(pyramid: Any, level: int) -> int:
+    """The array of a pyramid that has a level."""
+    factors = [row[-1] for row in pyramid.factors]
+    index = next((i for i, f in enumerate(factors) if abs(f - level) < 1e-6), None)
+    if index is None:
+        raise InputError(
+            f"level is {level}; {pyramid.name!r} has the levels "
+            f"{', '.join(f'{f:g}' for f in factors)}. Pass one of them."
+        )
+    return index
 
 
 def write_geojson(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.rasterize import iterate_blocks
 
@@ -35,7 +35,7 @@ class Outline:
 
 
 def trace_labels(
-    labels: Any, values: Iterable[int] | None = None, *, level: int = 1,
+    labels: Any, values: Iterable[int] | None = None, *, level: ArrayLike = 1,
     corner: Sequence[float] = (-0.5, -0.5),
 ) -> Iterator[Outline]:
     """Outlines of all connected areas (by edges, not corners) of a label plane.
@@ -47,7 +47,7 @@ def trace_labels(
     values
         Labels to trace; all but 0 by default.
     level, corner
-        Size of a pixel and lower outer edge of the array (y, x), world px.
+        Size of a pixel, one number or (y, x), and lower outer edge of the array (y, x), world px.
     """
     wanted = None if values is None else {int(value) for value in values}
     found: dict[int, list[tuple[Edges, Edges]]] = {}
@@ -61,7 +61,10 @@ def trace_labels(
         rows = np.concatenate([rows for rows, _ in parts])
         columns = np.concatenate([columns for _, columns in parts])
         for rings in _join_rings(rows, columns):
-            yield Outline(tuple(ring * float(level) + np.asarray(corner) for ring in rings), value)
+            yield Outline(
+                tuple(ring * np.asarray(level, np.float64) + np.asarray(corner) for ring in rings),
+                value,
+            )
 
 
 def _blocks_with_rim(labels: Any) -> Iterator[tuple[tuple[int, int], NDArray[Any]]]:

@@ -6,8 +6,9 @@ A pixel belongs to a polygon if its centre does, by the even-odd rule over all i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from napari_muvit.geometry import aligned_offset, first_pixel
 
 if TYPE_CHECKING:
     from napari_muvit.data.annotations import AnnotationStore
+
+ReadBlock = Callable[[Sequence[int], Sequence[int]], NDArray[Any]]
+"""Gives the pixels from a first one on, so many along each axis."""
 
 BLOCK = 2048
 """Side of the blocks that are painted at once, px."""
@@ -271,23 +275,35 @@ def _as_array(labels: Any, level: int) -> tuple[Any, int]:
             f"labels {labels.name!r} have factors {labels.factors[0]}; they need one whole factor. "
             "Pass an array and its level."
         )
-    return PyramidArray(labels), level * int(next(iter(factors)))
+    finest = BlockArray(labels.spatial_shape, labels.dtype, partial(labels.read, 0))
+    return finest, level * int(next(iter(factors)))
 
 
-class PyramidArray:
-    """The finest array of a label pyramid as something to index, without its channel axis."""
+class BlockArray:
+    """Labels that are read block by block, as an array to slice.
 
-    def __init__(self, pyramid: Any, index: int = 0) -> None:
-        self._pyramid, self._index = pyramid, index
-        self.dtype = pyramid.dtype
-        self.shape = tuple(int(n) for n in pyramid.shapes[index])
+    Parameters
+    ----------
+    shape, dtype
+        Of what can be sliced.
+    read
+        ``(start, size)``: a block of as many pixels, along all axes.
+    lead
+        Place along the axes in front of those that can be sliced.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], dtype: np.dtype[Any], read: ReadBlock, lead: Sequence[int] = ()
+    ) -> None:
+        self.shape, self.dtype = tuple(int(n) for n in shape), dtype
         self.ndim = len(self.shape)
+        self._read, self._lead = read, tuple(lead)
 
     def __getitem__(self, cut: tuple[slice, ...]) -> NDArray[Any]:
-        start = [c.start for c in cut]
-        size = [c.stop - c.start for c in cut]
-        block: NDArray[Any] = self._pyramid.read(self._index, start, size)[0]
-        return block
+        size = [part.stop - part.start for part in cut]
+        block = self._read((*self._lead, *[part.start for part in cut]),
+                           (*[1] * len(self._lead), *size))
+        return block.reshape(size)
 
 
 def _check_integers(array: Any) -> None:

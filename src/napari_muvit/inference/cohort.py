@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_muvit.config import PredictConfig
 from napari_muvit.data.cohort import is_cohort, resolve_images
 from napari_muvit.data.output import PredictionStore, read_facts, write_text
+from napari_muvit.data.rasterize import BlockArray
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.inference.events import FinishedEvent, PredictionEvent, WarningEvent
 from napari_muvit.inference.model_source import parse_model
@@ -152,11 +154,11 @@ def _with_outlines(
 ) -> Iterator[PredictionEvent]:
     for event in events:
         if isinstance(event, FinishedEvent) and event.complete and config.geojson:
-            export_geojson(event.output)
+            export_outlines(event.output)
         yield event
 
 
-def export_geojson(store: str | Path, output: str | Path | None = None) -> list[Path]:
+def export_outlines(store: str | Path, output: str | Path | None = None) -> list[Path]:
     """Write the outlines of a finished prediction for QuPath; returns the files.
 
     Corners are in full-resolution pixels of the image. Volumes give one file for each plane.
@@ -190,28 +192,18 @@ def export_geojson(store: str | Path, output: str | Path | None = None) -> list[
     for number, labels in _label_planes(PredictionStore(path).arrays[0]):
         file = target if number is None else target.with_name(
             f"{target.stem}_{number}{target.suffix}")
-        outlines = trace_labels(labels, values, level=scale[-1], corner=corner)
+        outlines = trace_labels(labels, values, level=scale[-2:], corner=corner)
         write_geojson(file, outlines, table, plane=number)
         files.append(file)
     return files
 
 
-class _PlaneView:
-    """One plane of an array, read when sliced."""
-
-    def __init__(self, array: Any, index: tuple[int, ...]) -> None:
-        self._array, self._index = array, index
-        self.shape, self.dtype = array.shape[-2:], array.dtype
-        self.chunks = array.chunks[-2:]
-
-    def __getitem__(self, place: tuple[slice, ...]) -> np.ndarray[Any, Any]:
-        return np.asarray(self._array[self._index + tuple(place)])
-
-
-def _label_planes(array: Any) -> Iterator[tuple[int | None, Any]]:
+def _label_planes(array: Any) -> Iterator[tuple[int | None, BlockArray]]:
     """Every plane of a label array with its number; None for the only one."""
-    if array.ndim == 2:
-        yield None, array
-        return
-    for number, index in enumerate(np.ndindex(*array.shape[:-2])):
-        yield number, _PlaneView(array, index)
+    def read(start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+        cut = (slice(s, s + n) for s, n in zip(start, size, strict=True))
+        return np.asarray(array[tuple(cut)])
+
+    for number, lead in enumerate(np.ndindex(*array.shape[:-2])):
+        plane = BlockArray(array.shape[-2:], array.dtype, read, lead)
+        yield number if array.ndim > 2 else None, plane
