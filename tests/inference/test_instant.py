@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from napari_muvit.data.annotations import AnnotationStore, open_annotations
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import InputError
-from napari_muvit.inference.instant import InstantPrediction, _Head
+from napari_muvit.inference.instant import InstantPrediction, InstantResult, _Head
 from napari_muvit.inference.instant_features import EncoderFeatures, FeatureMap, filter_maps
 
 SHAPE = (700, 900)
@@ -189,7 +189,7 @@ def test_tokens_of_a_model_are_used_where_they_lie(
                       ndim=2, crop_size=64)
     pyramid = open_pyramid(image)
     features = EncoderFeatures(encoder, pyramid)
-    place = features.place(level, np.array([300.0, 500.0]))
+    place = tuple(features.places(level, np.array([[300.0, 500.0]]))[0])
     maps = features.maps(level, place)
     assert len(maps) == {1: 2, 4: 1, 32: 1}[level]
     assert all(item.values.shape == (8, 8, 48) for item in maps)
@@ -224,4 +224,12 @@ def test_every_pixel_of_a_view_is_judged_by_the_crop_that_covers_it(
 
 
 def encoder_number(instant: InstantPrediction, pixel: object) -> tuple[int, int]:
-    return instant._encoder(()).place(1, np.asarray(pixel, float))
+    return tuple(instant._encoder(()).places(1, np.asarray([pixel], float))[0])
+
+
+def test_the_middle_of_a_block_that_the_view_cuts_is_named() -> None:
+    confidence = np.ones((300, 400), np.float32)
+    confidence[256:, 384:] = 0
+    result = InstantResult(np.zeros((300, 400), np.uint8), confidence, 2, (10, 20))
+    # rows 256 to 300 and columns 384 to 400, in pixels of level 2 from (10, 20) on
+    assert result.most_uncertain(128).tolist() == [(10 + 278) * 2 - 0.5, (20 + 392) * 2 - 0.5]

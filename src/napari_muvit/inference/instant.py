@@ -29,6 +29,9 @@ from napari_muvit.inference.instant_features import (
 )
 
 FEATURE_BYTES = 1 << 30
+SAMPLE_BYTES = 512 << 20
+"""Memory for what labelled tiles taught; the 64 that teach at a time need half of it at most."""
+
 SAMPLES_PER_CLASS = 400
 """Pixels of one class that one tile teaches with."""
 
@@ -73,7 +76,7 @@ class InstantResult:
             for y in range(0, height, side) for x in range(0, width, side)
         ]
         _, y, x = min(places)
-        middle = np.array([min(y + side / 2, height / 2 + y / 2), min(x + side / 2, width)])
+        middle = np.array([min(y + side / 2, (y + height) / 2), min(x + side / 2, (x + width) / 2)])
         centre = (np.asarray(self.start) + middle) * self.level - 0.5
         return np.array([*self.plane, *centre])
 
@@ -110,7 +113,7 @@ class InstantPrediction:
         if len(pyramid.spatial_shape) == 2:
             self._plane(())  # so that a model that does not fit is refused here
         self._maps: ByteCache[list[FeatureMap]] = ByteCache(FEATURE_BYTES)
-        self._samples: dict[tuple[int, Tile], tuple[bytes, _Samples]] = {}
+        self._samples: ByteCache[tuple[bytes, _Samples]] = ByteCache(SAMPLE_BYTES)
         self._lock = threading.Lock()
 
     def predict(
@@ -215,7 +218,8 @@ class InstantPrediction:
         if self._model is not None:
             features = np.concatenate([features, self._encoder_at(level, tile, points)], axis=1)
         samples = _Samples(features, classes)
-        self._samples[level, tile] = (mark, samples)
+        num_bytes = features.nbytes + classes.nbytes + len(mark)
+        self._samples.put((level, tile), (mark, samples), num_bytes)
         return samples
 
     def _choose_pixels(

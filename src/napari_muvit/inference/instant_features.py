@@ -185,11 +185,6 @@ class EncoderFeatures:
         step = self.size * self.levels[self.index_for(level)]
         return np.floor((points + 0.5) / step).astype(np.int64)
 
-    def place(self, level: int, point: FloatArray) -> tuple[int, int]:
-        """Number of the crop that covers the world position `point` (2,)."""
-        row, column = self.places(level, point[None])[0].tolist()
-        return row, column
-
     def maps(self, level: int, place: tuple[int, int]) -> list[FeatureMap]:
         """One map for each of the model's levels that is no finer than the view's."""
         import torch
