@@ -232,11 +232,70 @@ def test_stop_ends_a_pause(tmp_path):
 def test_a_second_thread_cannot_iterate_and_wait_drives_the_run(tmp_path):
     engine = make_engine(tmp_path / "run")
     run = Run(engine.events(), engine.folder.path, engine.control)
-    with run._driver, pytest.raises(RunError, match="another thread"):
+    started, may_go_on = threading.Event(), threading.Event()
+
+    def work():
+        for _ in run:
+            started.set()
+            may_go_on.wait()
+            break
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait()
+    with pytest.raises(RunError, match="another thread"):
         next(run)
+    may_go_on.set()
+    thread.join()
     assert isinstance(run.wait(), FinishedEvent)
     assert run.is_over
     assert list(run) == []
+
+
+def test_who_waits_takes_no_event_from_who_iterates(tmp_path):
+    engine = make_engine(tmp_path / "run", steps=3)
+    run = Run(engine.events(), engine.folder.path, engine.control)
+    seen, problems = [], []
+    started = threading.Event()
+
+    def work():
+        try:
+            for event in run:
+                seen.append(event)
+                started.set()
+                time.sleep(0.02)  # between two events nobody holds the engine
+        except RunError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait()
+    last = run.wait()
+    thread.join()
+    assert problems == []
+    assert seen[-1] is last
+
+
+def test_a_run_goes_on_after_a_thread_that_left_it(tmp_path):
+    engine = make_engine(tmp_path / "run")
+    run = Run(engine.events(), engine.folder.path, engine.control)
+    kept = []
+
+    def work():
+        kept.append(iter(run))
+        next(kept[0])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert isinstance(run.wait(), FinishedEvent)
+
+
+def test_who_iterates_may_wait_in_the_same_thread(tmp_path):
+    engine = make_engine(tmp_path / "run")
+    run = Run(engine.events(), engine.folder.path, engine.control)
+    for _ in run:
+        assert isinstance(run.wait(), FinishedEvent)
 
 
 def test_one_process_writes_a_run(tmp_path):

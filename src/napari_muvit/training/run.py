@@ -14,6 +14,10 @@ from napari_muvit.training.control import Control
 from napari_muvit.training.events import Event, FinishedEvent
 
 
+class _BusyError(RunError):
+    """Another thread iterates over the run."""
+
+
 class Run:
     """One training run; iterating over it trains.
 
@@ -30,7 +34,9 @@ class Run:
     def __init__(self, events: Iterator[Event], folder: Path, control: Control) -> None:
         self._events = events
         self._control = control
-        self._driver = threading.Lock()
+        self._guard = threading.Lock()
+        self._driver: threading.Thread | None = None
+        self._depth = 0
         self._over = threading.Event()
         self._last: FinishedEvent | None = None
         self.folder = folder
@@ -40,24 +46,44 @@ class Run:
         return f"Run({str(self.folder)!r})"
 
     def __iter__(self) -> Iterator[Event]:
-        return self
+        with self._driving():  # as long as the loop lasts, between its events too
+            while True:
+                try:
+                    event = next(self)
+                except StopIteration:
+                    return
+                yield event
 
     def __next__(self) -> Event:
-        if not self._driver.acquire(blocking=False):
-            raise RunError(
-                "this run is being iterated in another thread. Read its events there, or watch "
-                "its folder with RunFolder."
-            )
-        try:
-            event = next(self._events)
-        except BaseException:
-            self._over.set()
-            raise
-        finally:
-            self._driver.release()
+        with self._driving():
+            try:
+                event = next(self._events)
+            except BaseException:
+                self._over.set()
+                raise
         if isinstance(event, FinishedEvent):
             self._last = event
         return event
+
+    @contextmanager
+    def _driving(self) -> Iterator[None]:
+        """Within, this thread is the one that iterates."""
+        own = threading.current_thread()
+        with self._guard:
+            driver = self._driver
+            if driver is not None and driver is not own and driver.is_alive():
+                raise _BusyError(
+                    "this run is being iterated in another thread. Read its events there, or watch "
+                    "its folder with RunFolder."
+                )
+            self._driver, self._depth = own, self._depth + 1 if driver is own else 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                if self._driver is own:  # else it ended in the middle, and another went on
+                    self._depth -= 1
+                    self._driver = own if self._depth else None
 
     @property
     def is_over(self) -> bool:
@@ -73,11 +99,11 @@ class Run:
             If the run fails.
         """
         while not self._over.is_set():
-            if self._driver.locked():
+            try:
+                for _ in self:
+                    pass
+            except _BusyError:
                 self._over.wait(timeout=0.1)
-                continue
-            for _ in self:
-                pass
         if self._last is None:
             raise RunError(
                 f"the run {str(self.folder)!r} was closed before its end. Resume it to go on."
