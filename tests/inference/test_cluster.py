@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 
 import numpy as np
 import pytest
 from dask import config
-from distributed import Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.data.omezarr import create_pyramid
@@ -137,6 +138,33 @@ def test_a_worker_that_is_late_is_waited_for_and_said_so(folder, source, tmp_pat
                 assert "no worker" in event.message
                 cluster.scale(1)
     assert event.complete
+
+
+def test_two_runs_share_a_cluster_and_leave_nothing_there(folder, source, tmp_path):
+    scheduler = {"cls": Scheduler, "options": {
+        "host": room.LOCAL_HOST, "port": 0, "dashboard": False, "dashboard_address": ":0"}}
+    options = {"nthreads": 1, "host": room.LOCAL_HOST}
+    workers = {0: {"cls": Nanny, "options": options}}
+    with SpecCluster(scheduler=scheduler, workers=workers) as cluster:
+        given = {"cluster": cluster.scheduler_address, "tissue": "none", "device": "cpu",
+                 "threads": 1, "kernels": "torch"}
+        runs = [predict_to_zarr(source, folder, tmp_path / f"{name}.ome.zarr", **given)
+                for name in "ab"]
+        last = {}
+        for turn in itertools.zip_longest(*runs):
+            for name, event in zip("ab", turn, strict=True):
+                assert not isinstance(event, WarningEvent)
+                last[name] = event or last[name]
+        assert last["a"].complete
+        assert last["b"].complete
+        with Client(cluster.scheduler_address, set_as_default=False) as client:
+            assert client.submit(_num_writers, pure=False).result() == 0
+
+
+def _num_writers():
+    from napari_muvit.inference import cluster
+
+    return len(cluster._WRITERS)
 
 
 @pytest.mark.parametrize("cluster", ["local:0", "slurm:0", "elsewhere"])

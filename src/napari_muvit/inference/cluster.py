@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from napari_muvit.errors import InputError, require_extra
@@ -32,6 +33,9 @@ PATIENCE_S = 20
 """How long the first worker may take before it is said that it is waited for."""
 
 LOCAL_HOST = "127.0.0.1"
+
+MOST_WRITERS = 16
+"""Runs whose writers a worker remembers at a time."""
 
 _WRITERS: dict[str, BlockWriter] = {}
 """Writers by run, in a worker's process."""
@@ -219,9 +223,11 @@ class Workload:
                 self._owners[future] = unit, worker
                 self._futures.add(future)
 
-    def cancel(self) -> None:
-        """Let go of what is still under way."""
-        self._client.cancel(list(self._owners), force=True)
+    def close(self) -> None:
+        """Let go of what is still under way, and of the writer on every worker."""
+        with suppress(OSError, RuntimeError, TimeoutError):  # a cluster that is gone has let go
+            self._client.cancel(list(self._owners), force=True)
+            self._client.unregister_worker_plugin(f"muvit-{self._key}")
 
 
 def _compute(
@@ -247,7 +253,7 @@ def _compute(
             pace = (time.monotonic() - begin) / max(1, computed)
             yield run.progress(computed, total, pace * (total - computed))
     finally:
-        work.cancel()
+        work.close()
     yield run.progress(total, total, 0.0)
 
 
@@ -275,13 +281,22 @@ def make_plugin(key: str, writer: BlockWriter) -> Any:
 
             keep_writer(key, writer)
 
+        def teardown(self, worker: Any) -> None:
+            """Let go of it when the run has ended; its model and tiles take memory."""
+            from napari_muvit.inference.cluster import keep_writer
+
+            keep_writer(key, None)
+
     return BringWriter()
 
 
-def keep_writer(key: str, writer: BlockWriter) -> None:
-    """Remember a run's writer in this process, and no older one."""
-    _WRITERS.clear()
-    _WRITERS[key] = writer
+def keep_writer(key: str, writer: BlockWriter | None) -> None:
+    """Remember a run's writer in this process; None forgets it."""
+    _WRITERS.pop(key, None)
+    if writer is not None:
+        while len(_WRITERS) >= MOST_WRITERS:  # of runs that were killed
+            del _WRITERS[next(iter(_WRITERS))]
+        _WRITERS[key] = writer
 
 
 def compute_unit(key: str, unit: Unit, before: BoolArray | None) -> dict[str, Any]:
