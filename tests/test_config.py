@@ -48,6 +48,13 @@ def test_one_path_is_a_tuple_of_one() -> None:
         ({"levels": ["4", "1"]}, "levels", r"^levels are \(4, 1\); they must be ascending"),
         ({"labels": ["l.ome.zarr"]}, "labels", "belongs to finetune"),
         ({"device": "gpu"}, "device", "allowed is: auto, cpu"),
+        ({"crop_size": 0}, "crop_size", "it must be greater than 0"),
+        ({"crop_size": [-8]}, "crop_size", "it must be greater than 0"),
+        ({"crop_size": []}, "crop_size", "at least 1"),
+        ({"patch_size": 0}, "patch_size", "it must be greater than 0"),
+        ({"scaled_axes": []}, "scaled_axes", "at least 1"),
+        ({"percentiles": [60, 40]}, None, r"^percentiles are \(60\.0, 40\.0\); they must ascend"),
+        ({"percentiles": [-1, 40]}, None, "between 0 and 100"),
     ],
 )
 def test_errors_name_field_value_and_rule(
@@ -153,3 +160,12 @@ def test_own_sizes_replace_the_presets() -> None:
 def test_the_recipes_are_valid(recipe: str, kind: type[Options]) -> None:
     path = Path(__file__).parents[1] / "configs" / f"{recipe}.yaml"
     assert parse_config(kind, path)
+
+
+@pytest.mark.parametrize("given", [0, "0", ["0"], "DAPI"])
+def test_channels_are_given_alike_to_every_verb(given: object) -> None:
+    expected = ("DAPI",) if given == "DAPI" else (0,)
+    predict = parse_config(
+        PredictConfig, {"images": "a", "model": "m", "output": "o", "channels": given})
+    assert predict.channels == expected
+    assert parse_config(PretrainConfig, MINIMAL | {"channels": given}).channels == expected

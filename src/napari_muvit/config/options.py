@@ -52,13 +52,14 @@ def _as_planes(value: Any) -> Any:
 Channels = Annotated[tuple[int | str, ...], BeforeValidator(_as_channels)]
 Levels = Annotated[tuple[int | float, ...], BeforeValidator(_check_levels)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Sizes = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+Sizes = Annotated[
+    Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)],
+    BeforeValidator(_as_tuple),
+]
 Planes = Annotated[
     Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | Literal["all"],
     BeforeValidator(_as_planes),
 ]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-Precision = Literal["fp32", "bf16"]
 
 
 class Options(BaseModel):
@@ -92,6 +93,16 @@ class SourceOptions(Options):
         "Constant", "Divisor of the constant rule, for example 255.", group="Images",
         advanced=True, gt=0)] = 255.0
 
+    @model_validator(mode="after")
+    def _check_percentiles(self) -> Self:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(
+                f"percentiles are {self.percentiles}; they must ascend between 0 and 100. Pass "
+                "for example 1 99.8."
+            )
+        return self
+
 
 class CropOptions(Options):
     """What is read at a place, where, and how it is varied."""
@@ -103,7 +114,8 @@ class CropOptions(Options):
         "Crop size", "Side of each level's crop; one number, or one for each spatial axis.",
         group="Crops", unit="px of the level")] = (256,)
     scaled_axes: Annotated[tuple[Literal["z", "y", "x"], ...], option(
-        "Scaled axes", "Axes that a level downsamples.", group="Crops", advanced=True)] = ("y", "x")
+        "Scaled axes", "Axes that a level downsamples.", group="Crops", advanced=True,
+        min_length=1)] = ("y", "x")
     image_weighting: Annotated[Literal["area", "equal"], option(
         "Image weighting", "Draw crops from several images by area, or equally often.",
         group="Crops", advanced=True)] = "area"
@@ -227,24 +239,31 @@ class OptimizerOptions(Options):
         advanced=True)] = False
 
 
+Device = Annotated[
+    Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")],
+    option("Device", "auto, cpu, mps, cuda or cuda:1.", group="Computer"),
+]
+Precision = Annotated[Literal["fp32", "bf16"], option(
+    "Precision", "fp32, or bf16 where the device is faster with it.", group="Computer",
+    advanced=True)]
+Threads = Annotated[int | None, option(
+    "Threads", "CPU threads of the model; all cores by default.", group="Computer",
+    advanced=True, ge=1)]
+Kernels = Annotated[Literal["auto", "torch"], option(
+    "Kernels", "auto measures which matrix kernels are fastest on this CPU, and records them; "
+    "torch takes torch's own, the same on every machine.", group="Computer", advanced=True)]
+
+
 class ComputeOptions(Options):
     """Where it is computed."""
 
-    device: Annotated[Device, option(
-        "Device", "auto, cpu, mps, cuda or cuda:1.", group="Computer")] = "auto"
-    precision: Annotated[Precision, option(
-        "Precision", "fp32, or bf16 where the device is faster with it.", group="Computer",
-        advanced=True)] = "fp32"
+    device: Device = "auto"
+    precision: Precision = "fp32"
     workers: Annotated[int, option(
         "Loader processes", "Processes that read crops; 0 reads in the training process.",
         group="Computer", advanced=True, ge=0)] = 0
-    threads: Annotated[int | None, option(
-        "Threads", "CPU threads of the model; all cores by default.", group="Computer",
-        advanced=True, ge=1)] = None
-    kernels: Annotated[Literal["auto", "torch"], option(
-        "Kernels", "auto measures which matrix kernels are fastest on this CPU, and records them; "
-        "torch takes torch's own, the same on every machine.", group="Computer",
-        advanced=True)] = "auto"
+    threads: Threads = None
+    kernels: Kernels = "auto"
 
 
 class ValidationOptions(Options):

@@ -7,11 +7,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import field_validator, model_validator
 
 from napari_muvit.config.options import (
+    Channels,
     Device,
+    Kernels,
     Options,
     Paths,
     Precision,
     RunConfig,
+    Threads,
     option,
 )
 
@@ -122,7 +125,7 @@ class PredictConfig(Options):
     output: Annotated[str, option(
         "Output", "OME-Zarr to write; for several images a folder of them. What is there "
         "already is continued.", group="Output")]
-    channels: Annotated[tuple[int | str, ...] | None, option(
+    channels: Annotated[Channels | None, option(
         "Channels", "Channels to use, by number or name, in the model's order; all by default.",
         group="Images")] = None
     t: Annotated[int | None, option(
@@ -164,17 +167,10 @@ class PredictConfig(Options):
         "Cluster", "local for one worker per GPU, local:4 for so many processes, slurm:8 for "
         "jobs, or the address of a dask scheduler, tcp://...", group="Computer",
         pattern=r"^((local|slurm)(:[1-9]\d*)?|tcp://.+|tls://.+)$")] = None
-    device: Annotated[Device, option(
-        "Device", "auto, cpu, mps, cuda or cuda:1.", group="Computer")] = "auto"
-    precision: Annotated[Precision, option(
-        "Precision", "fp32, or bf16 where the device is faster with it.", group="Computer",
-        advanced=True)] = "fp32"
-    threads: Annotated[int | None, option(
-        "Threads", "CPU threads of the model; all cores by default.", group="Computer",
-        advanced=True, ge=1)] = None
-    kernels: Annotated[Literal["auto", "torch"], option(
-        "Kernels", "auto measures which matrix kernels are fastest on this CPU; torch takes "
-        "torch's own.", group="Computer", advanced=True)] = "auto"
+    device: Device = "auto"
+    precision: Precision = "fp32"
+    threads: Threads = None
+    kernels: Kernels = "auto"
 
     @field_validator("average", mode="before")
     @classmethod
