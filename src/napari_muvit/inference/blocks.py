@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.output import PredictionStore
-from napari_muvit.inference.engine import BlockResult, TileFailure, engine_of
+from napari_muvit.inference.engine import BlockResult, TileFailure, engine_of, run_through
 from napari_muvit.inference.job import Job
 from napari_muvit.inference.lazy import Output, render
 from napari_muvit.inference.tiles import BoolArray, Index
@@ -120,13 +120,7 @@ class BlockWriter:
 
     def compute(self, unit: Unit, before: BoolArray | None = None) -> BlockRecord:
         """As `steps`, in one go: what a worker of a cluster runs."""
-        steps = self.steps(unit, before)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                record: BlockRecord = stop.value
-                return record
+        return run_through(self.steps(unit, before))
 
     def where(self, output: Output, plane: int, result: BlockResult) -> tuple[slice | int, ...]:
         """The part of a store's array that holds a block."""

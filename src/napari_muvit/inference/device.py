@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-
-from napari_muvit.errors import RunError
 
 if TYPE_CHECKING:
     import torch
@@ -18,33 +16,13 @@ Kernels = tuple[str, str, str]
 """Names of the linear kernel, the attention kernel and the products' precision on a CPU."""
 
 PLAIN: Kernels = ("torch", "torch", "fp32")
-SMALL_PRODUCT = 256 * 512
-"""Tokens times width below which measuring kernels costs more than it saves."""
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` means here; ``auto`` takes the fastest kind there is.
+    """The device that `name` means here; see `models.devices.choose_device`."""
+    from napari_muvit.models.devices import choose_device as choose
 
-    Raises
-    ------
-    RunError
-        If the device cannot be used here.
-    """
-    import torch
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    kind = name.split(":")[0]
-    index = int(name.split(":")[1]) if ":" in name else 0
-    if (kind == "cuda" and (not cuda or index >= torch.cuda.device_count())) or (
-        kind == "mps" and not mps
-    ):
-        raise RunError(
-            f"device {name!r} cannot be used here; torch {torch.__version__} finds no such "
-            "device. Take device auto, or run napari-muvit doctor to see why."
-        )
-    return torch.device(name)
+    return choose(name)
 
 
 @dataclass(frozen=True)
@@ -57,17 +35,12 @@ class Computing:
 
     def __call__(self) -> AbstractContextManager[Any]:
         """The context of one forward pass."""
-        import torch
+        from napari_muvit.models.devices import pass_context
+        from napari_muvit.models.kernels import KernelChoice
 
-        from napari_muvit.models.kernels import KernelChoice, use_kernels
-
-        if self.device.type == "cpu":
-            names = ("linear", "attention", "precision")
-            choice = KernelChoice.from_dict(dict(zip(names, self.kernels, strict=True)))
-            return use_kernels(choice)
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+        names = ("linear", "attention", "precision")
+        choice = KernelChoice.from_dict(dict(zip(names, self.kernels, strict=True)))
+        return pass_context(self.device, self.precision, choice)
 
 
 def measure_kernels(encoder: Any, device: str, precision: Precision) -> Kernels:
@@ -75,6 +48,8 @@ def measure_kernels(encoder: Any, device: str, precision: Precision) -> Kernels:
 
     Small models are not worth a measurement.
     """
+    from napari_muvit.models.kernels import SMALL_PRODUCT
+
     if choose_device(device).type != "cpu":
         return PLAIN
     grid = [n // p for n, p in zip(encoder.crop_size or (), encoder.patch_size, strict=False)]

@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from napari_muvit.inference.reader import TileBatch, TileReader
 from napari_muvit.inference.tiles import BoolArray, Index, Region
 
 FloatImage = NDArray[np.float32]
+ValueT = TypeVar("ValueT")
 
 TILE_BYTES = 256 * 2**20
 """Memory for predicted tiles that lie in more than one block."""
@@ -100,13 +102,7 @@ class Engine:
 
     def compute(self, region: Region, wanted: BoolArray | None = None) -> BlockResult:
         """Probabilities of `region`; see `steps`."""
-        steps = self.steps(region, wanted)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                result: BlockResult = stop.value
-                return result
+        return run_through(self.steps(region, wanted))
 
     def steps(
         self, region: Region, wanted: BoolArray | None = None
@@ -299,15 +295,26 @@ class Engine:
 
 def _model_error(error: Exception, batch_size: int) -> Exception:
     """What a failed call of the model means, with a remedy where there is one."""
+    from napari_muvit.models.devices import is_out_of_memory
+
     if isinstance(error, MuvitError):
         return error
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+    if is_out_of_memory(error):
         return RunError(
             f"the device has too little memory for {batch_size} tiles at once. Take a smaller "
             "batch_size, precision bf16, or the device cpu; what is finished is kept."
         )
     return error
+
+
+def run_through(steps: Generator[Any, None, ValueT]) -> ValueT:
+    """What a generator returns when all its steps are done."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            value: ValueT = stop.value
+            return value
 
 
 _ENGINE_LOCK = threading.Lock()

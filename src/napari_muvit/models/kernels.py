@@ -35,6 +35,9 @@ ProductPrecision = Literal["fp32", "bf16"]
 MARGIN = 1.1
 """A kernel has to be this much faster than plain torch to be taken in its place."""
 
+SMALL_PRODUCT = 256 * 512
+"""Tokens times width below which measuring kernels costs more than it saves."""
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from napari_muvit import __version__
 from napari_muvit.errors import CheckpointError, InputError
+from napari_muvit.models.devices import choose_device
 from napari_muvit.models.mae import MAE
 from napari_muvit.models.official_folder import save_official
 from napari_muvit.training.control import Control
-from napari_muvit.training.device import Numerics, check_precision, choose_device
+from napari_muvit.training.device import Numerics, check_precision
 from napari_muvit.training.engine import Engine, Watcher
 from napari_muvit.training.events import FinishedEvent, ValidationEvent, WarningEvent
 from napari_muvit.training.folder import FIT, MODEL, STATE, RunFolder, check_output, create_run

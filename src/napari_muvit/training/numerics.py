@@ -9,11 +9,8 @@ from typing import Any
 import torch
 
 from napari_muvit.models.encoder import Encoder
-from napari_muvit.models.kernels import PLAIN, KernelChoice, choose_kernels
+from napari_muvit.models.kernels import PLAIN, SMALL_PRODUCT, KernelChoice, choose_kernels
 from napari_muvit.training.device import Numerics
-
-SMALL_PRODUCT = 256 * 512
-"""Tokens times width below which measuring kernels costs more than it saves."""
 
 
 def choose_numerics(

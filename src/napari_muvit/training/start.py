@@ -19,10 +19,11 @@ from napari_muvit.data.normalize import NormalizationRule
 from napari_muvit.data.training_image import reference_pixel_size
 from napari_muvit.errors import ConfigError, MuvitError, RunError
 from napari_muvit.models.checkpoint import ModelMeta, save_model
+from napari_muvit.models.devices import choose_device
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.factory import build_mae, build_segmenter
 from napari_muvit.training.control import Control
-from napari_muvit.training.device import Numerics, check_precision, choose_device
+from napari_muvit.training.device import Numerics, check_precision
 from napari_muvit.training.engine import Engine, Watcher
 from napari_muvit.training.folder import RunFolder, check_output, create_run
 from napari_muvit.training.images import RunImages, absolute_paths, open_images

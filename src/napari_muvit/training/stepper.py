@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from napari_muvit.errors import MuvitError, RunError
+from napari_muvit.models.devices import is_out_of_memory
 from napari_muvit.training.control import Control, StoppedError
-from napari_muvit.training.device import Numerics, is_out_of_memory
+from napari_muvit.training.device import Numerics
 from napari_muvit.training.loader import Batch, move_batch, split_batch
 from napari_muvit.training.parallel import Parallel, meeting_place
 from napari_muvit.training.schedule import rate_at
