@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Split = Literal["all", "train", "val"]
 Placing = Literal["centre", "within"]
 
+
 @dataclass(frozen=True, eq=False)
 class LevelGrids:
     """Pixel grids from which each level of one image is read, and the crop's size on them.

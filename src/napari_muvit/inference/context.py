@@ -35,7 +35,7 @@ def shares_context(model: nn.Module) -> bool:
     levels = tuple(getattr(encoder, "levels", ()))
     return (
         getattr(encoder, "attention_mode", "") == "coarse_to_fine" and len(levels) > 1
-        and levels == tuple(sorted(levels)) and hasattr(model, "skip_layers")
+        and levels == tuple(sorted(levels)) and hasattr(model, "forward_fine")
     )
 
 
@@ -61,7 +61,8 @@ class ContextPredictor(ModelPredictor):
         with torch.inference_mode(), self.computing():
             x, boxes = self.to_tensors(batch.x[rows], batch.bbox[rows])
             context = self.context((batch.image, batch.tiles[rows[0]].context), x, boxes)
-            return to_probabilities(self._segment(x[:, :1], boxes, context))
+            model: Any = self.model
+            return to_probabilities(model.forward_fine(x[:, :1], boxes, context))
 
     def context(self, key: Any, x: Tensor, boxes: Tensor) -> Context:
         """The encoded coarse crops of the first sample of `x`; kept under `key`."""
@@ -72,23 +73,6 @@ class ContextPredictor(ModelPredictor):
         made: Context = encoder.encode_context(x[:1, 1:], boxes[:1, 1:])
         self._contexts.put(key, made, _num_bytes(made))
         return made
-
-    def _segment(self, fine: Tensor, boxes: Tensor, context: Context) -> Tensor:
-        """Logits of the finest level: what `Segmenter.forward` does after encoding."""
-        from napari_muvit.models.kernels import product_precision
-
-        model: Any = self.model
-        wanted = sorted(set(model.skip_layers))
-        *_, outputs = model.encoder.encode_fine(fine, boxes[:, :1], context, wanted)
-        grid = [n // p for n, p in zip(fine.shape[3:], model.encoder.patch_size, strict=True)]
-        found = dict(zip(wanted, outputs, strict=True))
-        layers = [
-            found[layer].unflatten(1, (len(model.encoder.levels), *grid))
-            for layer in model.skip_layers
-        ]
-        with product_precision(fine.device.type):
-            logits: Tensor = model.head(layers, fine[:, 0], boxes)
-        return logits
 
 
 def _num_bytes(context: Context) -> int:

@@ -29,6 +29,7 @@ from napari_muvit.inference.tiles import BoolArray, Region, TilePlan, choose_blo
 if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
 
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """What to predict, and with what; picklable.

@@ -241,7 +241,6 @@ def band_width(job: Job, memory: int = 128 * 2**20) -> int:
     return max(1, memory // (tile * shared))
 
 
-
 def share_out(weights: Sequence[int], total: int) -> list[int]:
     """Which of `total` stretches of about equal work each block belongs to, from 0."""
     ends = np.cumsum(weights)

@@ -63,8 +63,7 @@ class Decoder(nn.Module):
         if shared is not None:
             self.rotary_pos_embs = shared
         self.layers = nn.ModuleList(
-            TransformerLayer(dim, heads, dropout, make_own() if make_own else shared)
-            for _ in range(num_layers)
+            TransformerLayer(dim, heads, dropout, make_own()) for _ in range(num_layers)
         )
 
     def config(self) -> dict[str, Any]:

@@ -124,8 +124,7 @@ class Encoder(CropEmbedding):
         if shared is not None:
             self.rotary_pos_embs = shared
         self.layers = nn.ModuleList(
-            TransformerLayer(dim, heads, dropout, make_own() if make_own else shared)
-            for _ in range(num_layers)
+            TransformerLayer(dim, heads, dropout, make_own()) for _ in range(num_layers)
         )
 
     def _initial_frequencies(self, policy: str, base: float) -> list[Tensor]:
@@ -352,8 +351,8 @@ class Encoder(CropEmbedding):
 
 def choose_frequencies(
     mode: str, initial: list[Tensor]
-) -> tuple[nn.ModuleList | None, Callable[[], nn.ModuleList] | None]:
-    """Frequencies that all layers share (or None), and a maker of a layer's own (or None).
+) -> tuple[nn.ModuleList | None, Callable[[], nn.ModuleList | None]]:
+    """Frequencies that all layers share (or None), and what gives each layer its own or these.
 
     Raises
     ------
@@ -364,5 +363,6 @@ def choose_frequencies(
     if mode == "per_layer":
         return None, lambda: build_frequencies(initial, is_trainable=True)
     if mode == "none":
-        return None, None
-    return build_frequencies(initial, is_trainable=mode == "shared"), None
+        return None, lambda: None
+    shared = build_frequencies(initial, is_trainable=mode == "shared")
+    return shared, lambda: shared

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_muvit.models.layers import take
 from napari_muvit.models.mae import MAE
 from napari_muvit.models.masking import MaskRule, draw_mask, mask_from_visible
+from napari_muvit.models.tokens import patch_grid
 from napari_muvit.training.loader import Batch
 from napari_muvit.training.places import describe_place
 from napari_muvit.training.png import Contrast, Picture, tile_pictures, to_picture
@@ -79,14 +81,12 @@ class MAETask:
 
         ``valid`` stays only where something is not: known here, it costs a GPU no waiting.
         """
-        size = batch["img"].shape[3:]
-        num_patches = math.prod(
-            s // p for s, p in zip(size, self.model.patch_size, strict=True))
         rule = MaskRule(self.model.masking_ratio, self.model.masking_mode,
                         per_sample=self.mask_per_sample)
         last = part.start + len(batch["img"])  # a script's loader may give larger batches
         levels = self.model.encoder.levels
-        mask = draw_mask(rule, max(whole, last), levels, num_patches, seed.generator(MASK))
+        mask = draw_mask(rule, max(whole, last), levels, self._num_patches(batch),
+                         seed.generator(MASK))
         kept = dict(batch)
         if "valid" in kept and bool(kept["valid"].all()):
             del kept["valid"]
@@ -99,6 +99,10 @@ class MAETask:
         _, weights = self._masked_weights(batch)
         return weights.sum(dtype=torch.float64)[None].cpu()
 
+    def _num_patches(self, batch: Batch) -> int:
+        """Patches of one level."""
+        return math.prod(patch_grid(batch["img"].shape[3:], self.model.patch_size))
+
     def _num_masked(self, batch: Batch) -> int:
         """Number of values in masked patches."""
         samples, levels, channels, *size = batch["img"].shape
@@ -109,9 +113,7 @@ class MAETask:
     def _masked_weights(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Positions of masked tokens (B, Nm), and their values' validity (B, Nm, P)."""
         image, visible = batch["img"], batch["visible"].to(batch["img"].device)
-        num_patches = math.prod(
-            s // p for s, p in zip(image.shape[3:], self.model.patch_size, strict=True))
-        masked = mask_from_visible(visible, num_patches * image.shape[1]).masked
+        masked = mask_from_visible(visible, self._num_patches(batch) * image.shape[1]).masked
         if "valid" not in batch:
             size = math.prod(self.model.patch_size) * image.shape[2]
             return masked, image.new_ones(*masked.shape, size)
@@ -142,10 +144,7 @@ class MAETask:
         """Sums of errors and of weights for each level, (2 L,)."""
         errors, weights, masked = self._errors(batch)
         levels = len(self.model.encoder.levels)
-        size = batch["img"].shape[3:]
-        num_patches = math.prod(
-            s // p for s, p in zip(size, self.model.patch_size, strict=True))
-        level = masked // num_patches
+        level = masked // self._num_patches(batch)
         sums = (errors * weights).sum(-1).double().cpu()
         counts = weights.sum(-1).double().cpu()
         is_level = nn.functional.one_hot(level.cpu(), levels).double()
@@ -185,11 +184,6 @@ class MAETask:
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the whole autoencoder."""
         self.save_model(folder, self.model, facts)
-
-
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens (B, K, P) of x (B, N, P) at positions (B, K)."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def normalise_patches(patches: Tensor, weights: Tensor) -> Tensor:
