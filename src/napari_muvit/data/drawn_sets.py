@@ -30,39 +30,60 @@ class DrawnSet:
     classes
         What the labels mean.
     counts
-        Images of each split, unless others are asked for.
+        Images of each split.
+    size
+        Side of an image, px.
+    levels
+        Arrays of each pyramid.
     """
 
     name: str
     draw: Callable[[int, int], Pair]
     classes: ClassTable
     counts: Mapping[str, int]
+    size: int
+    levels: tuple[int, ...]
 
+    def write(
+        self, folder: str | Path, counts: Mapping[str, int] | None = None, seed: int = 0,
+        size: int | None = None, levels: Sequence[int] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Path:
+        """Write images and labels as OME-Zarr, with a cohort CSV that names them all.
 
-def write_set(
-    drawn: DrawnSet, folder: str | Path, counts: Mapping[str, int] | None, seed: int, size: int,
-    levels: Sequence[int], progress: Callable[[int, int], None] | None,
-) -> Path:
-    """Write images and labels as OME-Zarr, with a cohort CSV that names them all; its path.
+        Images that are there already are kept, so an interrupted call can be repeated.
 
-    Images that are there already are kept, so an interrupted call can be repeated.
-    """
-    folder = Path(folder)
-    given = drawn.counts if counts is None else counts
-    todo = [(split, i) for split in given for i in range(given[split])]
-    rows = []
-    for done, (split, number) in enumerate(todo):
-        name = f"{split}_{number:04d}.ome.zarr"
-        paths = folder / "images" / name, folder / "labels" / name
-        if not all(path.is_dir() for path in paths):
-            image, labels = drawn.draw(split_seed(seed, split, number), size)
-            write_pair(paths, image, labels, drawn.classes, levels)
-        rows.append(CohortRow(str(paths[0]), str(paths[1]), split))
-        if progress is not None:
-            progress(done + 1, len(todo))
-    cohort = folder / f"{drawn.name}.csv"
-    write_cohort(cohort, rows)
-    return cohort
+        Parameters
+        ----------
+        counts, size, levels
+            Other than the set's own: images of each split, their side in px, and the arrays of
+            each pyramid.
+        seed
+            Of the whole set; no two images of it share theirs.
+        progress
+            Called with the number of images done and of all, after each.
+
+        Returns
+        -------
+        Path
+            Of the cohort CSV.
+        """
+        folder = Path(folder)
+        given = self.counts if counts is None else counts
+        todo = [(split, i) for split in given for i in range(given[split])]
+        rows = []
+        for done, (split, number) in enumerate(todo):
+            name = f"{split}_{number:04d}.ome.zarr"
+            paths = folder / "images" / name, folder / "labels" / name
+            if not all(path.is_dir() for path in paths):
+                image, labels = self.draw(split_seed(seed, split, number), size or self.size)
+                write_pair(paths, image, labels, self.classes, levels or self.levels)
+            rows.append(CohortRow(str(paths[0]), str(paths[1]), split))
+            if progress is not None:
+                progress(done + 1, len(todo))
+        cohort = folder / f"{self.name}.csv"
+        write_cohort(cohort, rows)
+        return cohort
 
 
 def split_seed(seed: int, split: str, number: int) -> int:

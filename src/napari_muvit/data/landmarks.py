@@ -7,15 +7,13 @@ ways of training where the rings take hours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.drawn_cells import CellOptions, cell_classes, draw_scene, pixel_centres
-from napari_muvit.data.drawn_sets import DrawnSet, write_set
+from napari_muvit.data.drawn_sets import DrawnSet
 from napari_muvit.geometry import FloatArray
 
 SIZE = 1024
@@ -108,28 +106,5 @@ def scatter_points(
     return np.stack(points)
 
 
-def write_landmarks(
-    folder: str | Path, counts: Mapping[str, int] | None = None, seed: int = 0,
-    size: int = SIZE, levels: tuple[int, ...] = (1, 8),
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Write a set of images and labels as OME-Zarr, with a cohort CSV that names them all.
-
-    Images that are there already are kept, so an interrupted call can be repeated.
-
-    Parameters
-    ----------
-    counts
-        Images of each split; by default 90 train, 10 val, 20 test.
-    levels
-        Arrays of each pyramid.
-    progress
-        Called with the number of images done and of all, after each.
-
-    Returns
-    -------
-    Path
-        Of the cohort CSV.
-    """
-    landmarks = DrawnSet("landmarks", landmarks_image, CLASSES, COUNTS)
-    return write_set(landmarks, folder, counts, seed, size, levels, progress)
+LANDMARKS = DrawnSet("landmarks", landmarks_image, CLASSES, COUNTS, SIZE, (1, 8))
+write_landmarks = LANDMARKS.write

@@ -23,15 +23,13 @@ What makes one level blind and two levels see:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.drawn_cells import CellOptions, cell_classes, draw_scene, pixel_centres
-from napari_muvit.data.drawn_sets import DrawnSet, write_set
+from napari_muvit.data.drawn_sets import DrawnSet
 from napari_muvit.geometry import FloatArray
 
 SIZE = 2048
@@ -186,28 +184,5 @@ def _draw_lines(
     return drawn
 
 
-def write_rings(
-    folder: str | Path, counts: Mapping[str, int] | None = None, seed: int = 0,
-    size: int = SIZE, levels: tuple[int, ...] = (1, 4),
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Write a set of images and labels as OME-Zarr, with a cohort CSV that names them all.
-
-    Images that are there already are kept, so an interrupted call can be repeated.
-
-    Parameters
-    ----------
-    counts
-        Images of each split; by default the paper's 1638 train, 220 val, 190 test.
-    levels
-        Arrays of each pyramid.
-    progress
-        Called with the number of images done and of all, after each.
-
-    Returns
-    -------
-    Path
-        Of the cohort CSV.
-    """
-    rings = DrawnSet("rings", rings_image, CLASSES, COUNTS)
-    return write_set(rings, folder, counts, seed, size, levels, progress)
+RINGS = DrawnSet("rings", rings_image, CLASSES, COUNTS, SIZE, (1, 4))
+write_rings = RINGS.write
