@@ -8,7 +8,7 @@ import torch
 from skimage.io import imread
 
 from napari_muvit.config import FinetuneConfig
-from napari_muvit.data.dataset import IndexSampler, MuViTDataset, PyramidDataset, make_loader
+from napari_muvit.data.dataset import MuViTDataset, PyramidDataset, make_loader
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import ChannelError, InputError
 
@@ -128,16 +128,6 @@ def test_any_number_of_spawned_workers_gives_the_same_samples(dataset):
         for one, many in zip(alone, loader, strict=True):
             for key in one:
                 torch.testing.assert_close(one[key], many[key], rtol=0, atol=0)
-
-
-def test_processes_share_the_same_global_batches():
-    alone = list(IndexSampler(4, 20, 4))
-    shares = [list(IndexSampler(4, 20, 2, rank, 2)) for rank in range(2)]
-    together = [i for a, b in zip(
-        np.reshape(shares[0], (-1, 2)), np.reshape(shares[1], (-1, 2)), strict=True
-    ) for i in (*a, *b)]
-    assert together == alone
-    assert len(IndexSampler(4, 20, 4)) == 16
 
 
 def test_a_sample_can_be_looked_at(dataset, tmp_path):

@@ -105,24 +105,15 @@ def edit_attributes(
     """Change keys of the ``muvit`` block, and the class table, in one write."""
     import zarr
 
+    from napari_muvit.data.omezarr import image_label
+
     group = zarr.open_group(str(path), mode="r+")
     attributes = dict(group.attrs)
     attributes["muvit"] = {**(attributes.get("muvit") or {}), **muvit}
     if table is not None:
         attributes["muvit"]["classes"] = table.to_dict()
         ome = dict(attributes["ome"])
-        ome["image-label"] = {**(ome.get("image-label") or {}), **_image_label(table)}
+        ome["image-label"] = {**(ome.get("image-label") or {}), **image_label(table)}
         attributes["ome"] = ome
     group.attrs.put(attributes)
     return attributes
-
-
-def _image_label(table: ClassTable) -> dict[str, Any]:
-    """Names and colours as NGFF 0.5 has them."""
-    return {
-        "colors": [
-            {"label-value": item.value, "rgba": [*bytes.fromhex(item.color[1:]), 255]}
-            for item in table.classes
-        ],
-        "properties": [{"label-value": item.value, "class": item.name} for item in table.classes],
-    }

@@ -114,16 +114,6 @@ class AnnotationWindow:
         self._done: list[int] = []
         self._undone: list[int] = []
 
-    @property
-    def can_undo(self) -> bool:
-        """Whether a stroke of this window can be undone."""
-        return bool(self._done)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether an undone stroke can be brought back."""
-        return bool(self._undone)
-
     def touch(self, indices: tuple[NDArray[Any], ...]) -> None:
         """Note pixels that are painted, though they may show the label already.
 

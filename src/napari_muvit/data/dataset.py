@@ -9,13 +9,13 @@ Axis letters: L levels, C channels, K classes, S spatial extent, A spatial axes.
 from __future__ import annotations
 
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from napari_muvit.config import RunConfig
 from napari_muvit.data.labels import ClassTable
@@ -206,52 +206,19 @@ class PyramidDataset(MuViTDataset):
         }
 
 
-class IndexSampler(Sampler[int]):
-    """Sample indices in order, from any place on: what a resumed run needs.
-
-    Parameters
-    ----------
-    start, stop
-        First sample index of the whole run to give, and one past the last.
-    batch_size
-        Samples of one batch in this process.
-    rank, world_size
-        This process and their number. Each takes its own part of every global batch, so that
-        the global batches do not depend on how many processes share them.
-    """
-
-    def __init__(
-        self, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.start, self.stop, self.batch_size = start, stop, batch_size
-        self.rank, self.world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[int]:
-        stride = self.batch_size * self.world_size
-        for first in range(self.start + self.rank * self.batch_size, self.stop, stride):
-            yield from range(first, min(first + self.batch_size, self.stop))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in iter(self))
-
-
 def make_loader(
     dataset: Dataset[Any], batch_size: int, workers: int = 0, *, start: int = 0,
-    stop: int | None = None, rank: int = 0, world_size: int = 1, drop_last: bool = False,
-    pin_memory: bool = False,
+    stop: int | None = None,
 ) -> DataLoader[Any]:
     """Batches of samples ``start`` to ``stop`` (by default the dataset's length), in order.
 
-    Workers are spawned, never forked, and stay alive between passes; each opens its stores
-    itself.
+    For loops of one's own; runs have `training.loader`. Workers are spawned, never forked, and
+    stay alive between passes; each opens its stores itself.
     """
     end = len(dataset) if stop is None else stop  # type: ignore[arg-type]
-    sampler = IndexSampler(start, end, batch_size, rank, world_size)
     parallel: dict[str, Any] = {}
     if workers > 0:
         parallel = {"multiprocessing_context": "spawn", "persistent_workers": True,
                     "prefetch_factor": 4}
     return DataLoader(
-        dataset, batch_size=batch_size, sampler=sampler, num_workers=workers,
-        drop_last=drop_last, pin_memory=pin_memory, **parallel,
-    )
+        dataset, batch_size=batch_size, sampler=range(start, end), num_workers=workers, **parallel)

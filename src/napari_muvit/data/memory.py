@@ -74,8 +74,3 @@ class ArrayCache:
 
 shared_cache = ArrayCache()
 """The cache of this process."""
-
-
-def set_memory_budget(nbytes: int) -> None:
-    """Bytes of coarse arrays that this process keeps in memory (default 256 MiB)."""
-    shared_cache.resize(nbytes)

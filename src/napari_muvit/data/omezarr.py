@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_muvit.data.crop import parse_scaled_axes
-from napari_muvit.data.sources.stores import open_store
+from napari_muvit.data.sources.stores import METADATA_FILES, open_store
 from napari_muvit.errors import InputError, RunExistsError, SourceError
 from napari_muvit.geometry import parse_levels
 
@@ -69,7 +69,7 @@ def create_pyramid(
         count = int(shape[axes.index("c")]) if "c" in axes else 1
         block["omero"] = _omero(list(channel_names), count, np.dtype(dtype))
     if classes is not None or is_labels:
-        block["image-label"] = _image_label(classes, fmt)
+        block["image-label"] = image_label(classes, fmt)
     _make_room(Path(path), overwrite)
     return _create(Path(path), plan, block, axes, np.dtype(dtype), fill_value, fmt, classes)
 
@@ -179,8 +179,7 @@ def _make_room(folder: Path, overwrite: bool) -> None:
             f"{folder} already exists, and nothing is overwritten. Choose another output, or "
             "remove it first."
         )
-    is_store = any((folder / n).exists() for n in ("zarr.json", ".zgroup", ".zattrs"))
-    if not is_store:
+    if not any((folder / name).exists() for name in METADATA_FILES):
         raise RunExistsError(
             f"{folder} exists and is no zarr store, so it is not replaced. Choose another output."
         )
@@ -294,7 +293,8 @@ def _omero(names: list[str], count: int, dtype: np.dtype[Any]) -> dict[str, Any]
     ]}
 
 
-def _image_label(classes: ClassTable | None, fmt: str) -> dict[str, Any]:
+def image_label(classes: ClassTable | None, fmt: str = "0.5") -> dict[str, Any]:
+    """NGFF's ``image-label``: names and colours of the classes."""
     rows = () if classes is None else classes.classes
     colors = [{"label-value": row.value, "rgba": [*_rgb(row.color), 255]} for row in rows]
     if classes is not None and classes.unlabelled:  # viewers leave out 0 by themselves

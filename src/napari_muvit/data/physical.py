@@ -30,10 +30,6 @@ class PixelMatch:
     levels: tuple[int | float, ...]
     scale: tuple[float, ...]
 
-    @property
-    def is_identity(self) -> bool:
-        return all(factor == 1.0 for factor in self.scale)
-
     def to_model(self, boxes: ArrayLike) -> FloatArray:
         """Boxes (..., A) of the image in the world px of the model."""
         moved: FloatArray = np.asarray(boxes, np.float64) * np.asarray(self.scale)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_muvit.data.selection import Selection
 from napari_muvit.data.sources.raw import MICROMETRES, Floats, RawImage
 from napari_muvit.errors import SourceError
-
-FloatArray = NDArray[np.float64]
+from napari_muvit.geometry import FloatArray
 
 
 @dataclass(frozen=True)

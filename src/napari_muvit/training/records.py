@@ -80,7 +80,8 @@ def append(path: Path, text: str) -> None:
     Of a line that the disk took only in part nothing stays.
     """
     content = text.encode("utf-8")
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0))
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, 0o666)
     try:
         size = os.fstat(handle).st_size
         if os.write(handle, content) < len(content):
