@@ -70,17 +70,11 @@ def test_patch_centres_follow_the_policy() -> None:
 
 @given(level_sets, st.integers(1, 3))
 def test_patch_centres_lie_inside_their_box(levels: list[int], num_axes: int) -> None:
-    boxes = geo.default_boxes(levels, 32, num_axes)
+    boxes = geo.place_boxes(geo.crop_extents(levels, 32, num_axes), center=(0,) * num_axes)
     centres = geo.patch_centres(boxes, (4,) * num_axes)
     assert centres.shape == (len(levels), 4**num_axes, num_axes)
     assert (centres > boxes[:, None, 0]).all()
     assert (centres < boxes[:, None, 1]).all()
-
-
-def test_default_boxes_of_span_are_the_official_ones() -> None:
-    boxes = geo.default_boxes((1, 4), 16, 2, "span")
-    assert boxes[0].tolist() == [[-7.5, -7.5], [7.5, 7.5]]
-    assert boxes[1].tolist() == [[-30, -30], [30, 30]]
 
 
 @given(
@@ -119,6 +113,10 @@ def test_wrong_sizes_and_places_are_refused() -> None:
         geo.parse_size((256, 0), 2)
     with pytest.raises(InputError, match="size is"):
         geo.parse_size((256,), 2)
+    for size in ("256", (256, None), np.array(256.5), {"y": 3}, ((1, 2), (3, 4)), np.inf):
+        with pytest.raises(InputError, match="size is"):
+            geo.parse_size(size, 2)  # type: ignore[arg-type]
+    assert geo.parse_size(np.array(256), 2) == geo.parse_size(np.int64(256), 2) == (256, 256)
     extents = geo.crop_extents((1, 4), 16, 2)
     with pytest.raises(InputError, match="exactly one"):
         geo.place_boxes(extents)

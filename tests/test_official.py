@@ -171,3 +171,26 @@ def test_segmenters(tmp_path: Path):
         muvit.MuViTSegmenter3d.from_folder(tmp_path / "model")
     with pytest.raises(InputError, match="needs 3"):
         muvit.MuViTSegmenter3d(encoder, 3)
+
+
+@pytest.mark.parametrize("ndim", [2, 3, 4])
+def test_helpers_that_scripts_call(ndim: int):
+    model = autoencoder(ndim)
+    encoder, size = model.encoder, SIZES[ndim]
+    x = torch.randn(3, 2, 1, *size)
+    tokens, patches, coords = encoder.patch_embed(x)
+    count = 2 * int(torch.tensor(size).prod()) // 4**ndim
+    assert tokens.shape == (3, count, 96)
+    assert patches.shape == (3, count, 4**ndim)
+    assert torch.equal(coords, encoder.get_patch_coords(3, 2, *size))
+    assert torch.equal(encoder.patch_space_transform(patches, inverse=True), patches)
+    images = model.token_to_patch(patches)
+    assert images.shape == (3, count, *[4] * ndim)
+    corner = (0, 0, 0, *[slice(4)] * ndim)
+    assert torch.equal(images[0, 0], x[corner])
+    features, places, cut, rows, visible, masked = encoder.forward_masked(x, masking_ratio=0.5)
+    assert features.shape == (3, count // 2, 96)
+    assert torch.equal(places, coords)
+    assert torch.equal(cut, patches)
+    assert rows.tolist() == [[0], [1], [2]]
+    assert torch.equal(torch.cat([visible, masked], 1).sort(1).values[2], torch.arange(count))

@@ -47,7 +47,7 @@ _HOMES = {
     "napari_muvit.data.outlines": ("trace_labels",),
     "napari_muvit.data.geojson": ("export_geojson", "read_geojson", "write_geojson"),
     "napari_muvit.data.class_files": ("read_classes", "write_classes"),
-    "napari_muvit.training.device": ("device_facts",),
+    "napari_muvit.models.devices": ("device_facts",),
     "napari_muvit.training.run": ("Run",),
     "napari_muvit.training.folder": ("RunFolder",),
     "napari_muvit.inference.instant": ("InstantPrediction",),
@@ -58,9 +58,7 @@ _HOMES = {
     "napari_muvit.inference.probe": ("ProbeScores",),
     "napari_muvit.inference.probe_images": ("probe_images",),
     "napari_muvit.inference.attention_view": ("AttentionView", "attention_view"),
-    "napari_muvit.geometry": (
-        "crop_extents", "default_boxes", "level_scales", "parse_levels", "place_boxes",
-    ),
+    "napari_muvit.geometry": ("crop_extents", "parse_levels", "place_boxes"),
 }
 __getattr__, __dir__ = lazy_names(globals(), _HOMES)
 
@@ -81,12 +79,21 @@ def open_pyramid(
     t, z
         Index along t or z, where the image has that axis and one plane is wanted.
     image
-        Which image of a file that holds several.
+        Which image of a file that holds several, by name or number.
+
+    Returns
+    -------
+    Pyramid
+        ``.shape`` is ``(C, *S)`` at full resolution, ``.pixel_size`` um for each array and
+        spatial axis; ``.crop`` reads.
 
     Raises
     ------
     SourceError
-        Naming file, key and remedy, if the source cannot be read.
+        Naming file, key and remedy, if the source cannot be read; `SourceNotFoundError` if it
+        does not exist.
+    InputError
+        If `source` is no image, or channel, time point, plane or image is not there.
 
     Examples
     --------
@@ -101,7 +108,7 @@ def open_pyramid(
 
 
 def pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path) -> Run:
-    """A run of masked-autoencoder pretraining, checked and ready to iterate.
+    """A run of masked-autoencoder pretraining, checked and ready to iterate (MuViT, 3.3).
 
     Parameters
     ----------
@@ -125,7 +132,18 @@ def pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path) -> Run:
 
 
 def finetune(config: FinetuneConfig | Mapping[str, Any] | str | Path) -> Run:
-    """A run of segmentation fine-tuning, checked and ready to iterate; see `pretrain`."""
+    """A run of segmentation fine-tuning, checked and ready to iterate (MuViT, 3.4).
+
+    Parameters
+    ----------
+    config
+        A `FinetuneConfig`, a dict of its options, or the path of a YAML file.
+
+    Raises
+    ------
+    ConfigError, SourceError, CheckpointError, RunExistsError
+        As of `pretrain`, at the call; also for labels and classes that do not fit.
+    """
     from napari_muvit.training import start_finetune
 
     run: Run = start_finetune(config)
@@ -139,6 +157,8 @@ def resume(folder: str | Path, **changes: Any) -> Run:
 
     Parameters
     ----------
+    folder
+        The run folder.
     changes
         Options that may differ from the first start: ``device``, ``workers``, ``threads``, and
         ``steps`` to end later or sooner than planned.
@@ -161,8 +181,20 @@ def resume(folder: str | Path, **changes: Any) -> Run:
 def load_model(folder: str | Path, device: str = "cpu") -> nn.Module:
     """The model in a run folder (best if validated, else last), model or official folder.
 
-    The module's ``.meta`` holds crop size, pixel size, normalisation and class table where
-    the folder knows them.
+    Nothing that the folder holds is executed.
+
+    Parameters
+    ----------
+    folder
+        Run folder, model folder, bioimage.io package of ours, or the official project's folder.
+    device
+        Where to put it: cpu, mps, cuda or cuda:1.
+
+    Returns
+    -------
+    torch.nn.Module
+        `Segmenter`, `MAE` or `Encoder` in evaluation mode. Its ``.meta`` holds crop size (px),
+        pixel size (um), normalisation and class table; None for an official folder.
 
     Raises
     ------
@@ -192,6 +224,13 @@ def predict(source: Source, model: Any, **options: Any) -> da.Array:
     dask.array.Array
         Class-table values, ``(*S)``, on the grid of ``levels[0]``; with
         ``probabilities=True`` float32 ``(K, *S)``.
+
+    Raises
+    ------
+    SourceError, CheckpointError, InputError
+        At the call, if image, model or options cannot be used or do not fit together.
+    RunError
+        When computed, if a tile cannot be predicted.
     """
     from napari_muvit.inference.lazy import predict as predict_lazily
 
@@ -203,7 +242,27 @@ def predict_to_zarr(
 ) -> Iterator[Any]:
     """Predict a whole image to an OME-Zarr of labels; yields events, continues what is there.
 
-    See `napari_muvit.inference.to_store.predict_to_zarr` for the options.
+    Parameters
+    ----------
+    source, model
+        As of `predict`.
+    output
+        Folder of the label store.
+    **options
+        See `napari_muvit.inference.to_store.predict_to_zarr`: those of `predict`,
+        ``part="1/8"``, ``cluster="local"``.
+
+    Returns
+    -------
+    iterator of events
+        Iterate to do the work: tiles done and seconds left, warnings, and what was written.
+
+    Raises
+    ------
+    SourceError, CheckpointError, InputError
+        At the call, if image, model or options cannot be used or do not fit together.
+    RunExistsError
+        At the call, if `output` holds something else than this prediction.
     """
     from napari_muvit.inference.to_store import predict_to_zarr as predict_to_store
 
@@ -211,7 +270,27 @@ def predict_to_zarr(
 
 
 def features(source: Source, model: Any, level: float = 1, **options: Any) -> da.Array:
-    """Encoder features of one level as a lazy dask array ``(D, *S)``, one value per patch."""
+    """Encoder features of one level as a lazy dask array, one vector for each patch.
+
+    Parameters
+    ----------
+    source, model
+        As of `predict`; the model may be pretrained only.
+    level
+        One of the model's levels.
+    **options
+        See `napari_muvit.inference.features.features`: ``overlap=0.25``, ``device="auto"``.
+
+    Returns
+    -------
+    dask.array.Array
+        float32 ``(D, *S')``, S' patches along each axis of the level.
+
+    Raises
+    ------
+    SourceError, CheckpointError, InputError
+        If image or model cannot be read, do not fit, or the model has no such level.
+    """
     from napari_muvit.inference.features import features as features_lazily
 
     return features_lazily(source, model, level=level, **options)
@@ -220,10 +299,22 @@ def features(source: Source, model: Any, level: float = 1, **options: Any) -> da
 def probe(
     source: Source, labels: Source, model: Any, level: float = 1, **options: Any
 ) -> ProbeScores:
-    """One-vs-all ROC-AUC of a linear classifier on frozen features of one level.
+    """One-vs-all ROC-AUC of a linear classifier on frozen features of one level (MuViT, 4.6).
 
-    See `napari_muvit.inference.probe.probe` for the options: ``test=(image, labels)`` judges
-    on another image, ``held_out=0.25`` on places of the same one.
+    Parameters
+    ----------
+    source, labels
+        An image and its label image, anything that `open_pyramid` takes.
+    model, level
+        As of `features`.
+    **options
+        See `napari_muvit.inference.probe.probe`: ``test=(image, labels)`` judges on another
+        image, ``held_out=0.25`` on places of the same one.
+
+    Raises
+    ------
+    SourceError, CheckpointError, InputError
+        If something cannot be read or does not fit, or there are fewer than two classes.
     """
     from napari_muvit.inference.probe import probe as probe_features
 
@@ -236,13 +327,25 @@ def evaluate(
 ) -> Scores:
     """Per-class Dice and IoU, and the mean Dice of all classes but background. Streams.
 
-    Unlabelled truth is left out. Both values are by default what the label stores say; see
-    `napari_muvit.inference.scores.evaluate`.
+    Parameters
+    ----------
+    prediction, truth
+        Label images, anything that `open_pyramid` takes; or lists of as many.
+    unlabelled, background
+        Label values: truth that is not judged, and what is none of the classes. By default what
+        the label stores say; see `napari_muvit.inference.scores.evaluate`.
 
     Raises
     ------
-    InputError
-        If the two images cannot be aligned by their scale.
+    SourceError, InputError
+        If the images cannot be read, are no labels, or cannot be aligned by their scale.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> truth = np.repeat([[1, 1, 2, 2]], 4, axis=0)
+    >>> evaluate(np.repeat([[1, 2, 2, 2]], 4, axis=0), truth).mdsc
+    0.7333333333333334
     """
     from napari_muvit.inference.scores import evaluate as score
 
@@ -259,6 +362,8 @@ def export(
     ----------
     run
         Run folder or model folder.
+    output
+        Folder to write, new or empty.
     format
         ``official``: the folder that the muvit package reads; of a segmenter the encoder.
         ``bioimageio``: a package for bioimage.io; of an autoencoder the encoder.

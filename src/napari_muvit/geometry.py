@@ -62,9 +62,12 @@ def parse_size(size: int | Sequence[int], num_axes: int) -> tuple[int, ...]:
     InputError
         If the number of values is neither 1 nor `num_axes`, or a value is not positive.
     """
-    values = list(size) if isinstance(size, (Sequence, np.ndarray)) else [size] * num_axes
-    whole = all(float(v).is_integer() and v > 0 for v in values)
-    if len(values) != num_axes or not whole:
+    try:
+        given = np.asarray(size).astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError):
+        given = np.empty(0)
+    values = given if given.ndim else np.full(num_axes, given)
+    if values.shape != (num_axes,) or not all(v.is_integer() and v > 0 for v in values.tolist()):
         raise InputError(
             f"size is {size!r}; it must be one positive number of pixels, or one for each of "
             f"the {num_axes} spatial axes. Pass for example 256."
@@ -130,19 +133,6 @@ def place_boxes(
     else:
         lower = given - extents / 2 if corner is None else given
     return np.stack([lower, lower + extents], axis=1)
-
-
-def default_boxes(
-    levels: Sequence[float], size: int | Sequence[int], num_axes: int,
-    policy: TokenCoordinates = "centre", scaled_axes: Sequence[int] | None = None,
-) -> FloatArray:
-    """Concentric boxes around 0, (L, 2, A): the paper's "naive" boxes.
-
-    ``span`` takes the official default, +-l*(H/2 - 0.5); ``centre`` takes +-l*H/2.
-    """
-    scales = level_scales(levels, num_axes, scaled_axes)
-    half = np.asarray(parse_size(size, num_axes)) / 2 - (0.5 if policy == "span" else 0.0)
-    return np.stack([-scales * half, scales * half], axis=1)
 
 
 def patch_centres(

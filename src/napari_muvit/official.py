@@ -42,6 +42,13 @@ class SaveableModel(nn.Module):
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the official folder: ``config.yaml`` and ``model.pth``.
 
+        Parameters
+        ----------
+        path
+            Folder to write.
+        overwrite
+            Whether it may exist.
+
         Raises
         ------
         CheckpointError
@@ -53,6 +60,13 @@ class SaveableModel(nn.Module):
     @classmethod
     def from_folder(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
         """The model in an official folder; nothing in it is executed.
+
+        Parameters
+        ----------
+        path
+            Folder that `save`, or the official project's ``save``, wrote.
+        device
+            Where to put the model.
 
         Raises
         ------
@@ -77,7 +91,17 @@ class SaveableModel(nn.Module):
 
 
 class MuViTEncoder(SaveableModel, Encoder):
-    """Encoder of nested crops; ``encoder(x, bbox) -> (features, coords, level_idx)``."""
+    """Encoder of nested crops (MuViT, sections 3.1 and 3.2).
+
+    ``encoder(x, bbox)`` takes pixels (B, L, C, *S) and boxes (B, L, 2, A), world px, and gives
+    features (B, N, D), world coordinates (B, N, A) and level positions (B, N). Arguments are
+    those of `models.encoder.Encoder`.
+
+    Raises
+    ------
+    InputError
+        If arguments, or shapes of what it is called with, do not fit.
+    """
 
     def consistent_level_mask_sampling(
         self, B: int, N: int, N_per_level: int, masking_ratio: float, device: torch.device,
@@ -107,7 +131,17 @@ class MuViTEncoder4d(MuViTEncoder):
 
 
 class MuViTDecoder(SaveableModel, Decoder):
-    """Reconstruction decoder; ``decoder(x, coords, context, context_coords)``."""
+    """Reconstruction decoder (MuViT, section 3.3).
+
+    ``decoder(x, coords, context, context_coords)`` takes tokens (B, N, in_channels) and their
+    places (B, N, A), world px, and gives tokens (B, N, D). Arguments are those of
+    `models.decoder.Decoder`.
+
+    Raises
+    ------
+    InputError
+        If arguments do not fit.
+    """
 
 
 class MuViTDecoder2d(MuViTDecoder):
@@ -129,7 +163,17 @@ class MuViTDecoder4d(MuViTDecoder):
 
 
 class MuViTMAE(SaveableModel, MAE):
-    """Masked autoencoder with the official ``fit``."""
+    """Masked autoencoder with the official ``fit`` (MuViT, sections 3.3 and A.2).
+
+    ``mae(x, bbox)`` takes pixels (B, L, C, *S) and boxes (B, L, 2, A), world px, and gives a
+    dict with ``loss``, and ``input`` and ``output`` (B, N, P). Arguments are those of
+    `models.mae.MAE`.
+
+    Raises
+    ------
+    InputError
+        If arguments, or shapes of what it is called with, do not fit.
+    """
 
     def fit(
         self, train_dataloader: Any, val_dataloader: Any, output: str | Path | None,
@@ -280,10 +324,16 @@ class MuViTMAE4d(MuViTMAE):
 
 
 class MuViTSegmenter(Segmenter):
-    """Segmentation of the finest level; ``segmenter(x, bbox) -> logits (B, K, *S)``.
+    """Segmentation of the finest level (MuViT, section 3.4).
 
-    Takes the arguments of `models.segmenter.Segmenter`. The official project has none, so it
-    is saved in our own format.
+    ``segmenter(x, bbox)`` takes pixels (B, L, C, *S) and boxes (B, L, 2, A), world px, and gives
+    logits (B, K, *S). Arguments are those of `models.segmenter.Segmenter`. The official project
+    has none, so it is saved in our own format.
+
+    Raises
+    ------
+    InputError
+        If the encoder has another number of axes, or arguments do not fit.
     """
 
     axes: int
