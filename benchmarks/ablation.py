@@ -22,8 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.command import run_table
-from experiments.experiment import SHARES, Row, Settings
-from experiments.table import Column, markdown
+from experiments.experiment import Row, Settings, curve_table
 
 PLAIN = {"level_supervision": 0.0, "rope_frequencies": "base"}
 
@@ -47,10 +46,7 @@ def rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
 
 def table(folder: Path, settings: Settings) -> str:
     """Markdown of what is there."""
-    columns = [Column(f"val_{share}", f"{share} %") for share in SHARES]
-    columns += [Column("mdsc", "test mDSC"), Column("samples", "samples", 0)]
-    named = [(row.key, row.title) for row in rows(settings.set_levels)]
-    return markdown(folder, named, columns, "validation mDSC after")
+    return curve_table(folder, rows(settings.set_levels))
 
 
 def main(argv: list[str] | None = None) -> str:

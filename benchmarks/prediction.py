@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiments.memory import peak_bytes
 from prediction_processes import processes
 from prediction_seams import seams
 
@@ -244,7 +244,7 @@ def memory(given: argparse.Namespace) -> None:
     events.close()
     _compute_anywhere(str(folder / "image.ome.zarr"), stub, given.tiles)
     print(f"{given.side} x {given.side}, {given.tiles} first and {given.tiles} random tiles: "
-          f"{_peak() - start:.0f} MB")
+          f"{peak_bytes() / 1e6 - start:.0f} MB")
 
 
 def _compute_anywhere(source: str, model: Any, count: int) -> None:
@@ -263,16 +263,6 @@ def _rss() -> float:
     import psutil
 
     return psutil.Process().memory_info().rss / 1e6
-
-
-def _peak() -> float:
-    """Most MB that this process held; ru_maxrss would count what its parent held, too."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(li for li in status.read_text().splitlines() if li.startswith("VmHWM"))
-        return float(line.split()[1]) / 1e3
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from experiments.command import run_table
-from experiments.experiment import SHARES, Experiment, Row, Settings
+from experiments.experiment import Experiment, Row, Settings, curve_table
 from experiments.muvit_runs import curve_of, finish_run, seconds_of
 from experiments.naive import naive_boxes
 from experiments.sets import rows_of
@@ -70,6 +70,8 @@ def visible_context() -> Iterator[None]:
 
 class Reconstruction(Experiment):
     """Rows are autoencoders; what is measured is their error on test images."""
+
+    judged_by = "squared error"
 
     def _train(
         self, row: Row, seed: int, rate: float, steps: int, place: Path, is_tested: bool = False,
@@ -138,12 +140,9 @@ def reconstruction_table(folder: Path, settings: Settings) -> str:
     return markdown(folder, named, columns, "squared error of masked pixels")
 
 
-def curve_table(folder: Path, settings: Settings) -> str:
+def curves(folder: Path, settings: Settings) -> str:
     """Markdown of what is there."""
-    columns = [Column(f"val_{share}", f"{share} %") for share in SHARES]
-    columns += [Column("mdsc", "test mDSC"), Column("samples", "samples", 0)]
-    named = [(row.key, row.title) for row in curve_rows(settings.set_levels)]
-    return markdown(folder, named, columns, "validation mDSC after")
+    return curve_table(folder, curve_rows(settings.set_levels))
 
 
 def main(argv: list[str] | None = None) -> str:
@@ -151,7 +150,7 @@ def main(argv: list[str] | None = None) -> str:
     given = sys.argv[1:] if argv is None else argv
     kinds = {
         "reconstruction": (reconstruction_rows, reconstruction_table, Reconstruction),
-        "curves": (curve_rows, curve_table, Experiment),
+        "curves": (curve_rows, curves, Experiment),
     }
     if not given or given[0] not in kinds:
         raise SystemExit("say which table: python benchmarks/pretraining.py "

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiments.memory import peak_bytes
 
 from napari_muvit.data.memory import shared_cache
 from napari_muvit.data.omezarr import create_pyramid
@@ -144,13 +145,7 @@ def compare_workers(path: Path, side: int, samples: int, rounds: int) -> dict[st
 def peak_memory(path: str, side: int) -> None:
     """In a fresh process: print the largest memory after reading crops all over a store."""
     read_ours(open_pyramid(path), draw_places(200, side, 0))
-    # ru_maxrss would count what the parent held before this process began
-    status = Path("/proc/self/status")
-    if not status.exists():
-        print("nan")
-        return
-    row = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    print(int(row.split()[1]) / 2**10)
+    print(peak_bytes() / 2**20)
 
 
 def compare_memory(folder: Path) -> dict[str, float]:

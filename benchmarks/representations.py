@@ -16,14 +16,13 @@ not repeated, so an interrupted table can be gone on with.
 
 from __future__ import annotations
 
-import argparse
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cortex_layers import DONORS, TEST, TRAINING, UNLABELLED
+from cortex_layers import DONORS, TEST, TRAINING, UNLABELLED, default_data
+from experiments.command import make_parser, measure_rows, with_flags
 from experiments.experiment import Experiment, Row, Settings
 from experiments.muvit_runs import curve_of, finish_run, seconds_of
 from experiments.table import Column, markdown
@@ -58,7 +57,7 @@ class CortexSettings(Settings):
     def cohort(self, folder: Path) -> Path:
         """The table of the sections, without labels, written to `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        images = data_folder() / "images"
+        images = default_data() / "images"
         rows = [CohortRow(str((images / f"{section}.png").absolute()),
                           split="val" if section in VALIDATION else "train")
                 for section in TRAINING]
@@ -79,14 +78,10 @@ TINY: dict[str, Any] = {
 """To try the command: everything but the sections."""
 
 
-def data_folder() -> Path:
-    """Where the sections are: ``MUVIT_TEST_DATA``, or beside the working copy."""
-    here = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return Path(os.environ.get("MUVIT_TEST_DATA", here)) / "segmentation" / "human_cortex_layers"
-
-
 class Representations(Experiment):
     """Rows are autoencoders; what is measured is what linear probes read from them."""
+
+    judged_by = "squared error"
 
     def _train(
         self, row: Row, seed: int, rate: float, steps: int, place: Path, is_tested: bool = False,
@@ -113,7 +108,7 @@ def probe_run(run: Path, settings: CortexSettings, seed: int) -> dict[str, Probe
 
 def probe_layers(run: Path, settings: CortexSettings, seed: int) -> ProbeScores:
     """Layers of patches at level 1: learned on the donors of training, judged on the other."""
-    folder = data_folder()
+    folder = default_data()
     sections = (*TRAINING, *TEST)
     labels = [api.open_pyramid(folder / "labels" / f"{section}.png").as_labels()
               for section in sections]
@@ -138,7 +133,7 @@ def join(parts: list[Samples]) -> Samples:
 
 def probe_donors(run: Path, settings: CortexSettings, seed: int) -> ProbeScores:
     """Donors of crops: learned on the first half of each donor's sections, judged on the rest."""
-    images = data_folder() / "images"
+    images = default_data() / "images"
     halves: tuple[list[Any], list[Any]] = ([], [])
     for number, sections in enumerate(DONORS, start=1):
         for place, section in enumerate(sections):
@@ -157,39 +152,13 @@ def table(folder: Path, crop_size: int) -> str:
     return markdown(folder, named, columns, "ROC-AUC")
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="cpu")
-    keys = [row.key for row in ROWS]
-    parser.add_argument("--rows", nargs="+", choices=keys, default=keys)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--output", type=Path, default=Path("representations"))
-    parser.add_argument("--table", action="store_true", help="only write what is there")
-    parser.add_argument("--tiny", action="store_true", help="a few steps, to try the command")
-    for name in ("steps", "threads"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--device")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> str:
     """Measure what is asked for and missing; write and return the table."""
-    given = parse(argv)
-    settings = replace(PRESETS[given.preset], **(TINY if given.tiny else {}))
-    changes = {name: getattr(given, name) for name in ("steps", "threads", "device")
-               if getattr(given, name) is not None}
-    settings = replace(settings, **changes)
-    if not given.table:
-        experiment = Representations(given.output, settings)
-        for seed in given.seeds:
-            for row in ROWS:
-                if row.key in given.rows:
-                    experiment.measure(row, seed)
-    text = table(given.output, settings.crop_size)
-    if given.output.is_dir():
-        (given.output / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return text
+    parser = make_parser(__doc__ or "", "representations", [row.key for row in ROWS], PRESETS)
+    given = parser.parse_args(argv)
+    settings = with_flags(PRESETS[given.preset], given, TINY)
+    return measure_rows(given, ROWS, lambda: Representations(given.output, settings),
+                        lambda: table(given.output, settings.crop_size))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.memory import peak_bytes
 from experiments.table import write_json
 
 JOB, DONE, LOG = "job.json", "done.json", "log.txt"
@@ -41,13 +41,7 @@ def peak_memory() -> dict[str, float]:
     """Most MB that this process held, as ``memory``, and on a GPU as ``gpu_memory``."""
     import torch
 
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would count what the parent held before this process began
-        line = next(li for li in status.read_text().splitlines() if li.startswith("VmHWM"))
-        found = {"memory": float(line.split()[1]) * 1024 / 1e6}
-    else:
-        unit = 1e6 if sys.platform == "darwin" else 1e3
-        found = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    found = {"memory": peak_bytes() / 1e6}
     if torch.cuda.is_available():
         found["gpu_memory"] = torch.cuda.max_memory_allocated() / 1e6
     return found

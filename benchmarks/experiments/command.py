@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.experiment import Experiment, Row, Settings
 
@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
 }
 """To try a command: everything but the size."""
 
+SettingsT = TypeVar("SettingsT", bound=Settings)
 Rows = Callable[[tuple[int, ...]], tuple[Row, ...]]
 Table = Callable[[Path, Settings], str]
 
@@ -37,22 +38,24 @@ def parse_settings(given: argparse.Namespace) -> Settings:
     settings = PRESETS[given.preset]
     if given.task == "landmarks":
         settings = replace(settings, **LANDMARKS)
-    if given.tiny:
-        settings = replace(settings, **TINY)
+    settings = with_flags(settings, given, TINY)
+    return replace(settings, set_levels=tuple(given.levels)) if given.levels else settings
+
+
+def with_flags(settings: SettingsT, given: argparse.Namespace, tiny: dict[str, Any]) -> SettingsT:
+    """`settings` with what the flags of `make_parser` change; `tiny` is for ``--tiny``."""
     changes = {name: getattr(given, name) for name in ("steps", "threads", "device")
                if getattr(given, name) is not None}
-    if given.levels:
-        changes["set_levels"] = tuple(given.levels)
-    return replace(settings, **changes)
+    return replace(settings, **{**(tiny if given.tiny else {}), **changes})
 
 
-def parse(doc: str, output: str, keys: list[str], argv: list[str] | None) -> argparse.Namespace:
+def make_parser(
+    doc: str, output: str, keys: list[str], presets: Iterable[str]
+) -> argparse.ArgumentParser:
     """The flags that all tables have."""
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="cpu")
-    parser.add_argument("--task", choices=tuple(CLASSES), default="rings")
+    parser.add_argument("--preset", choices=tuple(presets), default="cpu")
     parser.add_argument("--rows", nargs="+", choices=keys, default=keys)
-    parser.add_argument("--levels", type=int, nargs="+", help="other levels than the task's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, default=Path(output))
     parser.add_argument("--table", action="store_true", help="only write what is there")
@@ -60,6 +63,14 @@ def parse(doc: str, output: str, keys: list[str], argv: list[str] | None) -> arg
     for name in ("steps", "threads"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--device")
+    return parser
+
+
+def parse(doc: str, output: str, keys: list[str], argv: list[str] | None) -> argparse.Namespace:
+    """The flags of tables on sets made by code."""
+    parser = make_parser(doc, output, keys, PRESETS)
+    parser.add_argument("--task", choices=tuple(CLASSES), default="rings")
+    parser.add_argument("--levels", type=int, nargs="+", help="other levels than the task's")
     return parser.parse_args(argv)
 
 
@@ -70,13 +81,22 @@ def run_table(
     """Measure what is asked for and missing; write ``table.md`` and return it."""
     given = parse(doc, output, [row.key for row in rows((1, 4))], argv)
     settings = parse_settings(given)
+    return measure_rows(given, rows(settings.set_levels), lambda: kind(given.output, settings),
+                        lambda: table(given.output, settings))
+
+
+def measure_rows(
+    given: argparse.Namespace, rows: Iterable[Row], begin: Callable[[], Experiment],
+    table: Callable[[], str],
+) -> str:
+    """Measure the rows that are asked for, seed after seed, then write and return the table."""
     if not given.table:
-        experiment = kind(given.output, settings)
+        experiment = begin()
         for seed in given.seeds:
-            for row in rows(settings.set_levels):
+            for row in rows:
                 if row.key in given.rows:
                     experiment.measure(row, seed)
-    text = table(given.output, settings)
+    text = table()
     if given.output.is_dir():
         (given.output / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)

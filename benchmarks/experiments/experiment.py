@@ -20,7 +20,14 @@ from experiments.baselines import BASELINES
 from experiments.muvit_runs import curve_of, finish_run, score_run, scores_of, seconds_of
 from experiments.plain_loop import PlainTraining
 from experiments.sets import make_set, rows_of
-from experiments.table import load_result, place_of, save_result, write_json
+from experiments.table import (
+    Column,
+    load_result,
+    markdown,
+    place_of,
+    save_result,
+    write_json,
+)
 from napari_muvit import api
 from napari_muvit.config import FinetuneConfig
 
@@ -114,7 +121,14 @@ class Experiment:
         Where sets, trainings and results are kept.
     settings
         Sizes; a folder that holds others is refused.
+
+    Attributes
+    ----------
+    judged_by
+        What ``val`` of a training is, in words; losses are negated there, so that more is better.
     """
+
+    judged_by = "mDSC"
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder, self.settings = folder.absolute(), settings
@@ -152,7 +166,7 @@ class Experiment:
         return result
 
     def search(self, row: Row) -> float:
-        """The learning rate with the best mDSC on validation images; kept once it is found."""
+        """The learning rate that validates best; kept once it is found."""
         path = self.folder / "search" / row.key / "rates.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         steps = max(1, round(self.settings.steps * self.settings.search_share))
@@ -162,7 +176,8 @@ class Experiment:
             place = path.parent / f"rate_{rate:g}"
             found[str(rate)] = self._train(row, SEARCH_SEED, rate, steps, place)["val"]
             write_json(path, found)
-            print(f"{row.title}, rate {rate:g}: validation mDSC {found[str(rate)]:.3f}", flush=True)
+            print(f"{row.title}, rate {rate:g}: validation {self.judged_by} "
+                  f"{abs(found[str(rate)]):.4g}", flush=True)
         return max(self.settings.rates, key=lambda rate: found.get(str(rate), -1.0))
 
     def _train(
@@ -237,6 +252,14 @@ class Experiment:
             found["scores"] = scores_of([training.predict(test) for test in rows], rows)
             found |= found["scores"]
         return found
+
+
+def curve_table(folder: Path, rows: Sequence[Row]) -> str:
+    """Markdown of how validation went on, and of the test at the end."""
+    columns = [Column(f"val_{share}", f"{share} %") for share in SHARES]
+    columns += [Column("mdsc", "test mDSC"), Column("samples", "samples", 0)]
+    named = [(row.key, row.title) for row in rows]
+    return markdown(folder, named, columns, "validation mDSC after")
 
 
 def share_scores(curve: Sequence[tuple[int, float]], steps: int) -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_muvit.config import FinetuneConfig
 from napari_muvit.data.cohort import CohortRow
@@ -166,7 +167,12 @@ class PlainTraining:
 def predict_tiles(
     model: nn.Module, image: Tensor, size: int, overlap: float, num_classes: int
 ) -> Tensor:
-    """Sum of tile probabilities (K, H, W) of an image (C, H, W), weighted towards tile centres."""
+    """Sum of tile probabilities (K, H, W) of an image (C, H, W), weighted towards tile centres.
+
+    An image smaller than a tile is filled up with 0, as crops are beyond an image's edge.
+    """
+    height, width = image.shape[1:]
+    image = functional.pad(image, (0, max(0, size - width), 0, max(0, size - height)))
     sides = image.shape[1:]
     ramp = 1 - (torch.arange(size) + 0.5 - size / 2).abs() / (size / 2)
     weight = (ramp[:, None] * ramp[None, :]).clamp(min=1e-3).to(image.device)
@@ -176,9 +182,9 @@ def predict_tiles(
         tiles = torch.stack([image[:, y:y + size, x:x + size] for x in columns])
         for x, tile in zip(columns, model(tiles).softmax(1), strict=True):
             total[:, y:y + size, x:x + size] += tile * weight
-    return total
+    return total[:, :height, :width]
 
 
 def tile_starts(side: int, size: int, step: int) -> list[int]:
     """First pixels of tiles that cover a side; the last one ends with it."""
-    return [*range(0, max(1, side - size), step), max(0, side - size)]
+    return [*range(0, max(0, side - size), step), max(0, side - size)]

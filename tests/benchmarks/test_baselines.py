@@ -30,10 +30,12 @@ def test_tiles_cover_every_pixel(side, size, step):
     assert covered == set(range(side))
 
 
-def test_tiles_are_put_back_where_they_were():
-    image = torch.rand(1, 40, 56)
+@pytest.mark.parametrize("sides", [(40, 56), (16, 30), (16, 16), (10, 56), (7, 9)])
+def test_tiles_are_put_back_where_they_were(sides):
+    image = torch.rand(1, *sides)
 
     def threshold(tiles):
+        assert tiles.shape[-2:] == (16, 16)
         return torch.cat([20 * (tiles - 0.5), 20 * (0.5 - tiles)], dim=1)
 
     labels = predict_tiles(threshold, image, 16, 0.25, 2).argmax(0)

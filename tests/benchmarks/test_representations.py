@@ -18,8 +18,8 @@ def cells(text):
 @pytest.fixture
 def few_sections(real_data, monkeypatch):
     """Two sections of each donor."""
-    if not representations.data_folder().is_dir():
-        pytest.skip(f"no sections of human cortex at {representations.data_folder()}")
+    if not representations.default_data().is_dir():
+        pytest.skip(f"no sections of human cortex at {representations.default_data()}")
     donors = tuple((sections[0], sections[-1]) for sections in representations.DONORS)
     monkeypatch.setattr(representations, "DONORS", donors)
     monkeypatch.setattr(representations, "TRAINING", (*donors[0], *donors[1]))
