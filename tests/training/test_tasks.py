@@ -174,20 +174,25 @@ def test_mae_scores_give_the_loss_of_each_level():
         out["loss_per_level"].tolist(), rel=1e-5)
 
 
-def test_gradient_at_unlabelled_pixels_is_zero_for_the_whole_loss():
-    task = segment_task(supervision=0.0)
-    given = batch()
-    logits = []
-    task.model.register_forward_hook(lambda m, i, o: None)
+def watched(task, part):
+    """What the task's passes give as `part` of (logits, tokens), with its gradient."""
+    seen = []
     original = task.model.forward_with_tokens
 
     def spy(*args):
-        out, tokens = original(*args)
-        out.retain_grad()
-        logits.append(out)
-        return out, tokens
+        given = original(*args)
+        given[part].retain_grad()
+        seen.append(given[part])
+        return given
 
     task.model.forward_with_tokens = spy
+    return seen
+
+
+def test_gradient_at_unlabelled_pixels_is_zero_for_the_whole_loss():
+    task = segment_task(supervision=0.0)
+    given = batch()
+    logits = watched(task, 0)
     whole_loss(task, given).backward()
     hidden = (given["target"] == -1)[:, None].expand_as(logits[0])
     assert torch.all(logits[0].grad[hidden] == 0)
@@ -221,16 +226,7 @@ def test_gradient_at_unlabelled_patches_of_coarser_levels_is_exactly_zero():
     given["fraction_valid"] = given["fraction_valid"].float()
     given["fraction_valid"][:, :, :2] = 0
     given["fractions"][:, :, :, :2] = float("nan")  # what nobody judged may be anything
-    seen = []
-    original = task.model.forward_with_tokens
-
-    def spy(*args):
-        out, tokens = original(*args)
-        tokens.retain_grad()
-        seen.append(tokens)
-        return out, tokens
-
-    task.model.forward_with_tokens = spy
+    seen = watched(task, 1)
     whole_loss(task, given).backward()
     [tokens] = seen
     assert torch.all(tokens.grad[:, 1, :2] == 0)
