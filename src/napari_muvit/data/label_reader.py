@@ -123,15 +123,19 @@ class LabelReader:
         step = tuple(1 << (stride.bit_length() - 1) for stride in strides)
         if (index, step) not in self._thinned:
             shape = self.pyramid.shapes[index]
-            cells = tuple(-(-n // k) for n, k in zip(shape, step, strict=True))
-            thinned = np.zeros(cells, dtype=self.pyramid.dtype)
-            side = max(2048 // max(step), 1) * max(step)
-            for start, size in array_blocks(shape, side):
+            # the label in the middle of each cell, as crops take the one in the middle of theirs
+            kept = [np.minimum(np.arange(0, n, k) + k // 2, n - 1)
+                    for n, k in zip(shape, step, strict=True)]
+            thinned = np.zeros([len(axis) for axis in kept], dtype=self.pyramid.dtype)
+            for start, size in array_blocks(shape):
+                ends = [np.searchsorted(axis, (s, s + n))
+                        for axis, s, n in zip(kept, start, size, strict=True)]
+                if any(low == high for low, high in ends):
+                    continue
                 block = self.pyramid.read(index, start, size)[0]
-                first = [-s % k for s, k in zip(start, step, strict=True)]
-                part = block[tuple(slice(f, None, k) for f, k in zip(first, step, strict=True))]
-                low = [-(-s // k) for s, k in zip(start, step, strict=True)]
-                thinned[tuple(slice(a, a + n) for a, n in zip(low, part.shape, strict=True))] = part
+                near = (axis[low:high] - s
+                        for axis, (low, high), s in zip(kept, ends, start, strict=True))
+                thinned[tuple(slice(*pair) for pair in ends)] = block[np.ix_(*near)]
             self._thinned[index, step] = thinned
         return self._thinned[index, step], step
 
