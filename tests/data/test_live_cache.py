@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from napari_muvit.data.live_cache import prune_caches
+from napari_muvit.data import live_cache as room
+from napari_muvit.data.live_cache import CacheLayout, LiveCache, prune_caches
 from napari_muvit.data.lock import WriterLock
 
 
@@ -55,3 +57,25 @@ def test_a_cache_that_another_process_deletes_meanwhile_is_no_error(tmp_path, mo
     gone.rmdir()
     prune_caches(tmp_path, tmp_path / "own", 1000)
     assert left.exists()
+
+
+@pytest.mark.parametrize("shape", [(83, 61), (64, 96), (50, 17)])
+def test_coarse_arrays_take_the_pixel_at_the_middle_of_theirs(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(room, "SMALLEST", 8)
+    layout = CacheLayout(shape, (12, 20), "yx", "uint16", 0, "image")
+    cache = LiveCache(tmp_path / "cache", layout, "model")
+    labels = np.arange(1, 1 + shape[0] * shape[1], dtype=np.uint16).reshape(shape)
+    for tile in np.ndindex(layout.tiles):
+        sides = zip(tile, layout.cell, shape, strict=True)
+        region = tuple(slice(i * side, min((i + 1) * side, n)) for i, side, n in sides)
+        cache.write(tile, region, labels[region], confidence=labels[region] % 200 + 1,
+                    entropy=0.0)
+    assert cache.num_levels > 2
+    for number, factor in enumerate(layout.levels):
+        rows, columns = (
+            np.minimum(np.arange(count) * factor + factor // 2, n - 1)
+            for count, n in zip(cache.level_shape(number), shape, strict=True))
+        found = cache.read(number, (slice(None), slice(None)))
+        np.testing.assert_array_equal(found, labels[np.ix_(rows, columns)])
+    np.testing.assert_array_equal(cache.coarsest, found)
+    cache.close()

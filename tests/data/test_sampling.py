@@ -185,3 +185,25 @@ def test_advice_names_better_levels():
     tiny = advise_levels(open_pyramid(np.zeros((64, 64), np.uint8)), (1,), 256)
     assert tiny is not None
     assert "smaller crop size" in tiny
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_the_validation_block_holds_at_least_one_crop(at_end):
+    bounds = np.array([[-0.5, -0.5], [399.5, 999.5]])
+    grid = grids((1, 4))
+    blocks = split_blocks(PlaceMap.everywhere(bounds), 0.001, grid.extents[-1], grid.extents[0],
+                          at_end)
+    assert blocks is not None
+    assert blocks.val[1, 1] - blocks.val[0, 1] == 16
+    apart = (blocks.val[0] - blocks.train[1], blocks.train[0] - blocks.val[1])[0 if at_end else 1]
+    assert apart[1] == 64
+
+
+def test_a_coarse_crop_holds_the_finer_one_rather_than_stay_inside_the_image():
+    # an image hardly larger than the coarse crop, whose pixels begin outside it
+    factor = np.array([[1.0, 1.0], [1.3, 1.3]])
+    grid = LevelGrids(factor, np.array([[-0.5, -0.5], [-1.1, -1.1]]), (16, 16))
+    bounds = np.array([[-0.5, -0.5], [20.5, 20.5]])
+    for seed in range(60):
+        corners = draw_corners(np.random.default_rng(seed), grid, bounds)
+        assert is_nested(boxes(corners, grid), 1e-6)

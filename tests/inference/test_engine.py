@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
 
+from napari_muvit.data.normalize import Normalization
+from napari_muvit.data.places import PlaceMap
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import ChannelError, InputError, MuvitWarning, RunError
 from napari_muvit.inference.engine import Engine, engine_of
@@ -263,3 +266,26 @@ def test_too_little_memory_names_the_remedy():
                    batch_size=4)
     with pytest.raises(RunError, match="4 tiles at once"):
         Engine(job).compute(whole(job))
+
+
+def test_the_fingerprint_tells_apart_whatever_changes_the_output():
+    job = plan_job(open_pyramid(image()), PixelModel(make_spec()), tissue="none")
+    mask = np.ones((5, 4), bool)
+    mask[2:, 1:] = False
+    area = PlaceMap.over(mask, np.asarray(job.plan.extent))
+    cells = job.cells.copy()
+    cells[0, 0] = False
+    averaged = PixelModel(make_spec())
+    averaged.average = 8
+    numbers = job.normalization
+    jobs = [
+        job, replace(job, cells=cells), replace(job, area=area),
+        replace(job, area=PlaceMap.over(~mask, np.asarray(job.plan.extent))),
+        replace(job, to_model=(2.0, 2.0)), replace(job, model=averaged),
+        replace(job, model=PixelModel(make_spec(fingerprint="other"))),
+        replace(job, normalization=Normalization(numbers.offset + 1, numbers.scale)),
+        replace(job, pyramid=open_pyramid(image(seed=1))),
+        replace(job, plan=replace(job.plan, blend=False)),
+    ]
+    assert len({each.fingerprint for each in jobs}) == len(jobs)
+    assert replace(job, batch_size=7).fingerprint == job.fingerprint

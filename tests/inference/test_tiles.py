@@ -170,3 +170,42 @@ def test_unblended_tiles_hold_their_own_cell(plan):
         for first, cell, size in zip(start, plain.cell_region(index), plain.size, strict=True):
             assert first <= cell.start
             assert cell.stop <= first + size
+
+
+def test_the_rim_of_a_tile_has_no_weight():
+    weights = make_plan((96,), (32,), overlap=0.5).weights[0]
+    seen = weights > 0
+    assert seen[0].tolist() == [True] * 30 + [False] * 2  # an eighth of 16 px
+    assert seen[1].tolist() == [False] * 2 + [True] * 28 + [False] * 2
+    assert seen[-1].tolist() == [False] * 2 + [True] * 30
+
+
+def test_finer_crops_lie_in_the_middle_half_of_their_context():
+    plan = make_plan((4096, 4096), (256, 256), levels=(1, 8))
+    slack, found = 7 * 256, 0
+    for index in np.ndindex(plan.num_tiles):
+        finer, coarser = plan.tile(index).corners
+        free = (coarser > -0.5) & (coarser + 8 * 256 < 4095.5)
+        inside = (finer - coarser)[free]
+        assert ((inside >= slack / 4 - 8) & (inside <= slack * 3 / 4 + 8)).all()
+        found += free.sum()
+    assert found > 50
+
+
+def test_context_stays_inside_where_its_pixels_begin_outside():
+    plan = replace(make_plan((4096, 4096), (256, 256), levels=(1, 8)),
+                   lowers=((-0.5, -0.5), (-3.5, -3.5)))
+    for index in list(np.ndindex(plan.num_tiles))[1:]:
+        finer, coarser = plan.tile(index).corners
+        can = finer >= 4.5  # else holding the finer crop comes first
+        assert (coarser >= np.where(can, -0.5, -3.5)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans())
+def test_tiles_in_a_region_have_weight_there(plan):
+    for block in np.ndindex(plan.num_blocks):
+        region = plan.block_region(block)
+        for index in plan.tiles_in(region):
+            _, _, weights = plan.overlap(index, region)
+            assert all((weight > 0).any() for weight in weights)

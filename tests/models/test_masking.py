@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_muvit.errors import InputError
-from napari_muvit.models.masking import Mask, MaskRule, draw_mask, mask_from_visible
+from napari_muvit.models.masking import (
+    Mask,
+    MaskRule,
+    consistent_order,
+    draw_mask,
+    mask_from_visible,
+)
 
 LEVELS = (1, 4, 16)
 
@@ -111,3 +117,13 @@ def test_modes_that_mean_nothing_are_refused(mode):
 def test_ratios_above_one_are_refused():
     with pytest.raises(InputError, match="between 0 and 1"):
         draw(MaskRule(0.75, (0.5, 1.5, 0.5), is_ratio=True))
+
+
+def test_consistent_samples_have_masks_of_their_own():
+    mask = draw_mask(MaskRule(0.75, "random", consistent=True), 2, (1, 4), 16, generator())
+    assert not torch.equal(mask.visible[0].sort().values, mask.visible[1].sort().values)
+
+
+def test_consistent_masks_keep_a_token_of_every_level():
+    order = consistent_order(3, (1, 4, 16), 4, 0.95, generator())
+    assert (order[:, :3] // 4 == torch.arange(3)).all()
