@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= muvit-demo
 XVFB := xvfb-run -a -s "-screen 0 1280x800x24"
+# Two processes of tests with a thread each.
+TWO := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: help install demo test lint quick gui pyside slow docs test-core test-lowest data package \
 	clean
@@ -40,7 +42,7 @@ lint: install
 # Fast tests first, in two processes with a thread each. What needs a screen runs apart, one at a
 # time: napari's windows share one display.
 quick: install
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q \
+	$(TWO) $(BIN)/python -m pytest -n 2 --dist loadfile -q \
 		--durations=10 -m "not gui"
 
 gui: install
@@ -74,8 +76,8 @@ test-core:
 	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		"napari-muvit[cluster,tensorboard,test] @ file://$$(echo $(CURDIR)/build/core/*.whl)"
 	@! $(CORE)/bin/python -c "import napari" 2>/dev/null
-	$(CORE)/bin/python -m pytest tests --ignore tests/gui --ignore tests/plugin -m "not gui" \
-		-p no:pytest-qt -q
+	$(TWO) $(CORE)/bin/python -m pytest -n 2 --dist loadfile tests --ignore tests/gui \
+		--ignore tests/plugin -m "not gui" -p no:pytest-qt -q
 
 # The lowest versions that pyproject.toml allows. crc32c: of a numcodecs newer than that zarr.
 LOWEST := .venv-lowest
@@ -86,7 +88,8 @@ test-lowest:
 		-c constraints-lowest.txt torch
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints-lowest.txt -e ".[gui,cluster,remote,tensorboard,test]"
-	$(LOWEST)/bin/python -m pytest -m "not gui" -W "ignore:crc32c usage:DeprecationWarning" -q
+	$(TWO) $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not gui" \
+		-W "ignore:crc32c usage:DeprecationWarning" -q
 
 # The data part under another Python (make data PYTHON=python3.13): newest libraries, no torch.
 data:
