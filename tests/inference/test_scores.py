@@ -54,6 +54,14 @@ def test_a_perfect_prediction_scores_one():
     assert set(found.iou.values()) == {1.0}
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64", "uint64"])
+def test_labels_of_any_whole_numbers_are_scored_alike(dtype):
+    truth, prediction = labels(), labels(seed=1)
+    expected = evaluate(prediction, truth).confusion
+    assert evaluate(prediction.astype(dtype), truth).confusion == expected
+    assert evaluate(prediction, truth.astype(dtype)).confusion == expected
+
+
 def test_unlabelled_truth_is_left_out():
     truth, prediction = labels(), labels(seed=1)
     judged = truth != 0

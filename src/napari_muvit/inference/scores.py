@@ -284,7 +284,7 @@ def _count(
     low = min(int(truth.min()), int(prediction.min()))
     high = max(int(truth.max()), int(prediction.max()))
     if low >= 0 and high < DENSE_VALUES:
-        codes = truth.astype(np.int64) * DENSE_VALUES + prediction
+        codes = truth.astype(np.int64) * DENSE_VALUES + prediction.astype(np.int64)
         table = np.bincount(codes, minlength=DENSE_VALUES**2)
         for code in np.flatnonzero(table).tolist():
             key = divmod(code, DENSE_VALUES)
