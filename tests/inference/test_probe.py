@@ -95,6 +95,16 @@ def test_held_out_places_are_apart():
     assert not cells[0] & cells[1]
 
 
+def test_labels_of_a_volume_are_those_of_the_plane_that_is_probed(model):
+    (image, labels), (other, others) = discs(0), discs(1)
+    expected = probe(image, labels, model, unlabelled=0, device="cpu")
+    volume, planes = np.stack([*[other] * 9, image]), np.stack([*[others] * 9, labels])
+    for truth in (planes, labels):
+        found = probe(volume, truth, model, unlabelled=0, device="cpu", z=9)
+        assert found.auc == pytest.approx(expected.auc)
+        assert found.num_test == expected.num_test
+
+
 @pytest.mark.parametrize("level", [1, 4])
 def test_visible_classes_are_found_and_made_up_ones_are_not(model, level):
     side = 160 * level

@@ -152,15 +152,25 @@ def _collect_all(
     options: dict[str, Any],
 ) -> tuple[list[Samples], ClassTable]:
     """The labelled patches of every image, and the classes of all."""
-    from napari_muvit.data.pyramid import open_pyramid
-
-    opened = [open_pyramid(truth).as_labels() for _, truth in pairs]
+    opened = [_open_labels(truth, options.get("t"), options.get("z")) for _, truth in pairs]
     table = infer_class_table(opened, unlabelled)
     found = [
         collect(image, truth, table, model, level, np.random.default_rng([seed, number]), options)
         for number, ((image, _), truth) in enumerate(zip(pairs, opened, strict=True))
     ]
     return found, table
+
+
+def _open_labels(source: Any, t: int | None, z: int | None) -> Pyramid:
+    """Labels, of the plane that is probed where they have several."""
+    from napari_muvit.data.pyramid import open_pyramid
+
+    pyramid = open_pyramid(source)
+    if pyramid is source:
+        return pyramid.as_labels()
+    time = t if pyramid.num_times > 1 else None
+    plane = z if "z" in pyramid.axes else None
+    return open_pyramid(source, t=time, z=plane).as_labels()
 
 
 def collect(
