@@ -15,7 +15,7 @@ import zarr
 from napari_muvit.data.memory import ArrayCache, shared_cache
 from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
-from napari_muvit.errors import InputError
+from napari_muvit.errors import InputError, MuvitError
 
 MOVIE = np.random.default_rng(1).integers(0, 999, (3, 2, 6, 20, 30)).astype(np.uint16)
 
@@ -327,6 +327,20 @@ class TestOpenArrays:
         assert first.fingerprint != second.fingerprint
         assert first.read(0, (0, 0), (4, 4)).max() == 7
         assert second.read(0, (0, 0), (4, 4)).max() == 9
+
+    def test_one_pixel_makes_another_image(self) -> None:
+        image = np.zeros((1000, 900), np.uint8)
+        first, other = open_pyramid(image), image.copy()
+        other[501, 333] = 200
+        second = open_pyramid(other)
+        assert first.fingerprint == open_pyramid(image.copy()).fingerprint != second.fingerprint
+        assert first.level_image(4).max() == 0
+        assert second.level_image(4).max() > 0
+
+    @pytest.mark.parametrize("source", [np.zeros((), np.uint8), np.zeros((9, 9), "M8[s]")])
+    def test_what_is_no_image_is_refused(self, source: Any) -> None:
+        with pytest.raises(MuvitError, match=r"shape|values of type"):
+            open_pyramid(source)
 
     def test_an_array_in_a_folder_is_known_again(self, tmp_path: Path) -> None:
         for name in "ab":

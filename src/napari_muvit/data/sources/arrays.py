@@ -19,6 +19,9 @@ from napari_muvit.errors import InputError, SourceError
 FEW_CHANNELS = 6
 """A first axis of at most this length is taken for channels where nothing else tells."""
 
+WHOLE_BYTES = 16 * 2**20
+"""An array in memory of up to this size is told from others by every pixel."""
+
 
 @dataclass(frozen=True, eq=False)
 class HeldArray:
@@ -109,7 +112,7 @@ def is_array(source: object) -> bool:
 
 def is_layer(source: object) -> bool:
     """Whether `source` looks like a napari layer (this module does not know napari)."""
-    return all(hasattr(source, name) for name in ("data", "multiscale", "scale", "translate"))
+    return all(hasattr(source, name) for name in ("multiscale", "translate", "scale", "data"))
 
 
 def read_arrays(
@@ -214,7 +217,7 @@ def guess_axes(shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]) -> str:
     first = shapes[0]
     colour_last = len(first) >= 3 and first[-1] in (3, 4) and len({s[-1] for s in shapes}) == 1
     colour_last = colour_last and min(first[-3:-1]) > 4
-    shrinks = len({s[0] for s in shapes}) > 1
+    shrinks = len({s[:1] for s in shapes}) > 1
     if len(first) == 2:
         return "yx"
     if len(first) == 3:
@@ -257,8 +260,10 @@ def _identity(array: Any) -> str:
 
 
 def _sample(array: NDArray[Any]) -> NDArray[Any]:
-    steps = tuple(slice(None, None, max(1, n // 64)) for n in array.shape)
-    return np.ascontiguousarray(array[steps])
+    """All of a small array, every so many pixels of a large one."""
+    if array.nbytes <= WHOLE_BYTES:
+        return array
+    return array[tuple(slice(None, None, max(1, n // 64)) for n in array.shape)]
 
 
 def read_layer(layer: Any) -> RawImage:
