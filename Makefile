@@ -79,7 +79,7 @@ test-core:
 	$(TWO) $(CORE)/bin/python -m pytest -n 2 --dist loadfile tests --ignore tests/gui \
 		--ignore tests/plugin -m "not gui" -p no:pytest-qt -q
 
-# The lowest versions that pyproject.toml allows. crc32c: of a numcodecs newer than that zarr.
+# The lowest versions that pyproject.toml allows.
 LOWEST := .venv-lowest
 test-lowest:
 	@scripts/system_packages.sh
@@ -88,8 +88,7 @@ test-lowest:
 		-c constraints-lowest.txt torch
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints-lowest.txt -e ".[gui,cluster,remote,tensorboard,test]"
-	$(TWO) $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not gui" \
-		-W "ignore:crc32c usage:DeprecationWarning" -q
+	$(TWO) $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not gui" -q
 
 # The data part under another Python (make data PYTHON=python3.13): newest libraries, no torch.
 data:
