@@ -352,6 +352,20 @@ def test_volume_is_painted_plane_by_plane(tmp_path: Path) -> None:
         assert np.count_nonzero(found[1]) == 40 * 40
 
 
+@pytest.mark.parametrize(("start", "mask", "labels"), [
+    ((0,), np.ones((4, 4), bool), 2), ((0, 0, 0), np.ones((1, 4, 4), bool), 2),
+    ((0, 0), np.ones(4, bool), 2), ((0, 0), np.ones((4, 4), bool), np.full((4, 5), 2, np.uint8)),
+])
+def test_blocks_of_other_axes_hold_nothing_up(
+    store: AnnotationStore, start: tuple[int, ...], mask: np.ndarray, labels: object
+) -> None:
+    with pytest.raises(InputError, match="2 axes of the store"):
+        store.write(1, start, mask, labels)  # type: ignore[arg-type]
+    store.write(1, (5, 6), np.ones((2, 3)), 3)  # type: ignore[arg-type]
+    store.flush()
+    assert (store.read(1, (5, 6), (2, 3)) == 3).all()
+
+
 def test_closed_store_refuses_and_closing_twice_is_fine(image: Path) -> None:
     store = open_annotations(image, classes=TABLE)
     store.close()

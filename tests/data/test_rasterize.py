@@ -182,3 +182,22 @@ def test_instances_taken_for_classes_are_refused(store: AnnotationStore) -> None
 def test_fractions_are_no_labels(store: AnnotationStore) -> None:
     with pytest.raises(InputError, match="whole numbers"):
         paint_labels(store, np.zeros((10, 10)))
+
+
+def test_labels_of_other_axes_are_refused(store: AnnotationStore) -> None:
+    with pytest.raises(InputError, match="need the same axes"):
+        paint_labels(store, np.ones((2, 8, 8), np.uint8))
+    with pytest.raises(InputError, match="need the same axes"):
+        paint_instances(store, np.ones((2, 8, 8), np.uint8), 1)
+
+
+def test_planes_and_levels_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    square = (np.array([[1, 1], [1, 9], [9, 9], [9, 1]], float),)
+    with open_annotations(np.zeros((20, 50, 60), np.uint8), path=tmp_path / "volume.ome.zarr",
+                          classes=ClassTable(make_classes((1,)), unlabelled=0)) as volume:
+        with pytest.raises(InputError, match="counted from 0"):
+            paint_polygons(volume, [Polygon(square, 1, plane=20)])
+        with pytest.raises(InputError, match="level is 0"):
+            paint_polygons(volume, [Polygon(square, 1)], level=0)
+        paint_polygons(volume, [Polygon(square, 1, plane=19)])
+        assert volume.read(1, (19, 1, 1), (1, 8, 8)).all()

@@ -206,11 +206,18 @@ class AnnotationStore:
             (*S) labels, or one for all.
         edit
             Number of the edit that this continues, for undo; a new one by default.
+
+        Raises
+        ------
+        InputError
+            If the block has other axes than the store, or a label that it cannot hold.
         """
         writer = self._require_writer()
         level = parse_level(level, self.shape, self.arrays.scaled_axes)
-        edit = next(self._edits) if edit is None else edit
         value = int(labels) if np.ndim(labels) == 0 else np.asarray(labels)
+        mask = np.asarray(mask, dtype=bool)
+        self._check_block(start, mask, np.shape(value))
+        edit = next(self._edits) if edit is None else edit
         self._check_values(value, mask)
         change = trim_change(level, start, mask, value)
         if change is not None:
@@ -328,6 +335,17 @@ class AnnotationStore:
                 f"{self.path.name} is open for reading only. Open it with writable=True to paint."
             )
         return self._writer
+
+    def _check_block(
+        self, start: Sequence[int], mask: NDArray[np.bool_], labels: tuple[int, ...]
+    ) -> None:
+        """Refuse what could never be written, and would hold up all that is painted after it."""
+        if {len(start), mask.ndim} != {len(self.shape)} or labels not in ((), mask.shape):
+            raise InputError(
+                f"the block begins at {tuple(start)}, its mask has the shape {mask.shape} and its "
+                f"labels {labels}; they need the {len(self.shape)} axes of the store, with an "
+                "axis of length 1 for one plane."
+            )
 
     def _check_values(self, labels: NDArray[Any] | int, mask: NDArray[np.bool_]) -> None:
         if not isinstance(labels, int) and labels.dtype == self.arrays.dtype:

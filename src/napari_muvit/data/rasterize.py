@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from napari_muvit.data.label_arrays import parse_level
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import aligned_offset, first_pixel
 
@@ -104,10 +105,16 @@ def paint_polygons(store: AnnotationStore, polygons: Iterable[Polygon], level: i
     ----------
     level
         Downsampling factor at which edges are drawn; 1 is exact.
+
+    Raises
+    ------
+    InputError
+        If a polygon, its label or its plane does not fit the store, or the level is none.
     """
+    level = parse_level(level, store.shape, store.arrays.scaled_axes)
     blocks: dict[tuple[int, ...], list[Polygon]] = {}
     for polygon in polygons:
-        _check_rings(polygon)
+        _check_polygon(polygon, store)
         for place in _touched_blocks(store, polygon, level):
             blocks.setdefault(place, []).append(polygon)
     edit: int | None = None
@@ -150,7 +157,12 @@ def _pixel_range(polygon: Polygon, level: int) -> tuple[NDArray[np.int64], NDArr
     return low, high
 
 
-def _check_rings(polygon: Polygon) -> None:
+def _check_polygon(polygon: Polygon, store: AnnotationStore) -> None:
+    if len(store.shape) == 3 and not 0 <= polygon.plane < store.shape[0]:
+        raise InputError(
+            f"a polygon lies in plane {polygon.plane}; the store has {store.shape[0]}, counted "
+            "from 0. Give it one of these."
+        )
     for ring in polygon.rings:
         if ring.ndim != 2 or ring.shape[1] != 2 or not np.isfinite(ring).all():
             raise InputError(
@@ -199,9 +211,15 @@ def paint_labels(
         Value that means not judged and is not painted.
     background
         Value that means background in `labels`; 0 by default.
+
+    Raises
+    ------
+    InputError
+        If the labels are no whole numbers, have other axes than the store, or reach above what
+        it holds.
     """
     array, level = _as_array(labels, level)
-    _check_integers(array)
+    _check_labels(array, store)
     start = _first_pixel_of(store, level, corner)
     background = 0 if background is None and unlabelled != 0 else background
     edit: int | None = None
@@ -221,10 +239,10 @@ def paint_instances(
     """Paint everything above 0 of an instance label image as the class `value`.
 
     The rest is painted as `background` where that is given, and left alone otherwise.
-    Returns the edit's number.
+    Returns the edit's number; raises as `paint_labels` does.
     """
     array, level = _as_array(labels, level)
-    _check_integers(array)
+    _check_labels(array, store)
     start = _first_pixel_of(store, level, corner)
     edit: int | None = None
     for low, block in iterate_blocks(array):
@@ -306,7 +324,12 @@ class BlockArray:
         return block.reshape(size)
 
 
-def _check_integers(array: Any) -> None:
+def _check_labels(array: Any, store: AnnotationStore) -> None:
+    if len(array.shape) != len(store.shape):
+        raise InputError(
+            f"the label image has shape {tuple(array.shape)} and the store {store.shape}; they "
+            "need the same axes. Pass the plane that belongs to it."
+        )
     if np.dtype(array.dtype).kind not in "iub":
         raise InputError(
             f"labels are of type {array.dtype}; label images hold whole numbers. Convert them, "
