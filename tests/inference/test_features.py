@@ -100,6 +100,8 @@ def test_a_new_checkpoint_in_the_same_folder_is_seen(model, tmp_path):
 def test_refuses_what_it_does_not_have(model):
     with pytest.raises(InputError, match="level is 2"):
         features(image(), model, level=2)
+    with pytest.raises(CheckpointError, match="NoneType, which has no encoder"):
+        features(image(), None, device="cpu")
     with pytest.raises(CheckpointError, match="no encoder"):
         features(image(), torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="spatial axes"):

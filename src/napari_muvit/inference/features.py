@@ -289,11 +289,11 @@ def parse_encoder(
     CheckpointError
         If it is no model with an encoder.
     """
-    if hasattr(model, "state_dict"):
-        encoder, folder, mark = _encoder_of(model), "", ""
-    else:
+    if isinstance(model, (str, Path)):
         path = find_model_folder(model).resolve()
         encoder, folder, mark = None, str(path), fingerprint_folder(path)
+    else:
+        encoder, folder, mark = _encoder_of(model), "", ""
     source = ModelSource(folder, device, precision, threads, mark=mark)
     loaded = _load_encoder(source) if encoder is None else encoder
     found = kernels if isinstance(kernels, tuple) else measure_kernels(loaded, device, precision)
