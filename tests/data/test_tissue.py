@@ -133,3 +133,10 @@ def test_masks_that_do_not_fit_are_refused(tmp_path):
         tissue_places(str(tmp_path / "empty.png"), image)
     with pytest.raises(InputError, match=r"Add slide\.png"):
         tissue_places(str(tmp_path), image)
+
+
+def test_a_flat_mask_of_a_volume_is_refused(tmp_path):
+    imsave(tmp_path / "mask.png", np.full((50, 60), 255, np.uint8), check_contrast=False)
+    volume = open_pyramid(np.zeros((9, 50, 60), np.uint8))
+    with pytest.raises(InputError, match="covers the whole image"):
+        tissue_places(str(tmp_path / "mask.png"), volume)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.places import PlaceMap
+from napari_muvit.data.sources.stores import METADATA_FILES
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 
@@ -76,9 +77,7 @@ def read_tissue(source: str, pyramid: Pyramid) -> PlaceMap:
         len(mask.shapes) - 1,
     )
     shape = mask.shapes[index]
-    ratios = np.asarray(pyramid.spatial_shape) / np.asarray(mask.spatial_shape)
-    slack = ratios.max() / np.asarray(mask.spatial_shape).min() + 0.01 * ratios.max()
-    if len(shape) != pyramid.ndim or np.ptp(ratios) > slack:
+    if not _covers(mask.spatial_shape, pyramid.spatial_shape):
         raise InputError(
             f"tissue mask {mask.name!r} has the shape {mask.spatial_shape}, image "
             f"{pyramid.name!r} {tuple(pyramid.spatial_shape)}; a mask covers the whole image, at "
@@ -93,11 +92,18 @@ def read_tissue(source: str, pyramid: Pyramid) -> PlaceMap:
     return PlaceMap.over(values != 0, pyramid.extent)
 
 
+def _covers(mask: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether a mask of this shape can be the image's at another resolution."""
+    if len(mask) != len(image):
+        return False
+    ratios = np.asarray(image) / np.asarray(mask)
+    return bool(np.ptp(ratios) <= ratios.max() / min(mask) + 0.01 * ratios.max())
+
+
 def _mask_path(source: str, pyramid: Pyramid) -> str:
     """`source`, or the file in the folder `source` that is named like the image."""
     folder = Path(source)
-    marks = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
-    is_store = any((folder / name).exists() for name in marks)
+    is_store = any((folder / name).exists() for name in METADATA_FILES)
     if not folder.is_dir() or is_store:
         return source
     stem = pyramid.name.split(".")[0]
