@@ -145,6 +145,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     ({"axes": "xy"}, "axes"), ({"axes": "cyx"}, "shape"), ({"shape": (0, 8)}, "shape"),
     ({"fmt": "0.3"}, "fmt"), ({"fmt": "0.4", "shard": 64}, "shards"), ({"chunk": 0}, "chunk"),
     ({"chunk": (1, 2, 3)}, "chunk"), ({"levels": (4, 2)}, "ascending"),
+    ({"chunk": "512"}, "chunk"), ({"chunk": 0.5}, "chunk"), ({"chunk": None}, "chunk"),
     ({"pixel_size": (1,)}, "pixel_size"), ({"translation": (1, float("nan"))}, "translation"),
 ])
 def test_wrong_arguments_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -144,8 +144,9 @@ def _chunks(
     axes: str, size: tuple[int, ...], chunk: int | Sequence[int], option: str
 ) -> tuple[int, ...]:
     spatial = [a for a in axes if a in "zyx"]
-    given = [chunk] if isinstance(chunk, (int, np.integer)) else list(chunk)
-    if len(given) not in {1, len(spatial)} or any(int(n) < 1 for n in given):
+    given = np.atleast_1d(np.asarray(chunk)).tolist()
+    is_whole = all(isinstance(n, int) and n >= 1 for n in given)
+    if len(given) not in {1, len(spatial)} or not is_whole:
         raise InputError(
             f"{option} is {chunk!r}; it must be one positive number of pixels, or one for each of "
             f"the axes {''.join(spatial)}. Pass for example 512."
