@@ -138,7 +138,8 @@ class Normalization:
 
 
 def measure(
-    rule: NormalizationRule, pyramid: Pyramid, tissue: PlaceMap | None = None
+    rule: NormalizationRule, pyramid: Pyramid, tissue: PlaceMap | None = None,
+    num_blocks: int = NUM_BLOCKS,
 ) -> Normalization:
     """One image's offset and scale under a rule; the same at every call, and cached.
 
@@ -146,6 +147,8 @@ def measure(
     ----------
     tissue
         Where the foreground is; by default it is looked for, as training does.
+    num_blocks
+        Blocks of a large image that are looked at.
     """
     num_channels = int(pyramid.shape[0])
     if rule.kind != "percentile":
@@ -154,7 +157,7 @@ def measure(
     key = (str(pyramid.fingerprint), rule)
     if tissue is not None or key not in _measured:
         places = find_tissue(pyramid) if tissue is None else tissue
-        values = sample_values(pyramid, places)
+        values = sample_values(pyramid, places, num_blocks)
         low, high = np.percentile(values, rule.percentiles, axis=1)
         spread = high - low
         smallest = 1.0 if pyramid.dtype.kind in "iub" else 1e-12
@@ -166,17 +169,19 @@ def measure(
     return _measured[key]
 
 
-def sample_values(pyramid: Pyramid, places: PlaceMap) -> NDArray[Any]:
+def sample_values(
+    pyramid: Pyramid, places: PlaceMap, num_blocks: int = NUM_BLOCKS
+) -> NDArray[Any]:
     """Pixels of the finest array inside `places`, (C, n); non-finite pixels are left out.
 
-    Small images give all of them, large ones those of `NUM_BLOCKS` blocks at places that
+    Small images give all of them, large ones those of `num_blocks` blocks at places that
     depend on nothing but the image's shape and its foreground.
     """
     shape = np.asarray(pyramid.spatial_shape)
     if math.prod(pyramid.spatial_shape) <= WHOLE_PIXELS or places.is_empty:
         corners = _raster(shape)
     else:
-        corners = _scatter(shape, places)
+        corners = _scatter(shape, places, num_blocks)
     kept = [_block_values(pyramid, places, corner, size) for corner, size in corners]
     values = np.concatenate(kept, axis=1)
     if not values.shape[1]:
@@ -195,13 +200,13 @@ def _raster(shape: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[n
 
 
 def _scatter(
-    shape: NDArray[np.int64], places: PlaceMap
+    shape: NDArray[np.int64], places: PlaceMap, num_blocks: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Blocks around points drawn from `places`, always the same ones."""
     rng = np.random.default_rng(0)
     side = np.where(np.arange(len(shape)) < len(shape) - 2, 1, BLOCK_SIDE)
     size = np.minimum(side, shape)
-    points = [places.draw(rng) for _ in range(NUM_BLOCKS)]
+    points = [places.draw(rng) for _ in range(num_blocks)]
     starts = [np.floor(point - size / 2 + 0.5).astype(np.int64) for point in points]
     return [(np.clip(start, 0, shape - size), size) for start in starts]
 
@@ -214,7 +219,6 @@ def _block_values(
     if places is None:
         every: NDArray[Any] = block.reshape(len(block), -1)
         return every
-    lines = [s + np.arange(n) for s, n in zip(start, size, strict=True)]
-    points = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
-    values: NDArray[Any] = block[:, places.holds(points)]
+    lines = [s + np.arange(n, dtype=np.float64) for s, n in zip(start, size, strict=True)]
+    values: NDArray[Any] = block[:, places.holds_grid(lines)]
     return values

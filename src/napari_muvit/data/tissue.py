@@ -37,8 +37,15 @@ PROBES = 48
 PROBE_SIDE = 32
 
 
-def tissue_places(option: str, pyramid: Pyramid) -> PlaceMap:
+def tissue_places(
+    option: str, pyramid: Pyramid, view_pixels: int | None = None
+) -> PlaceMap:
     """Where crops may be drawn: found (``auto``), everywhere (``none``), or a mask's path.
+
+    Parameters
+    ----------
+    view_pixels
+        Pixels per channel of the view on which tissue is looked for; see `find_tissue`.
 
     Raises
     ------
@@ -48,13 +55,20 @@ def tissue_places(option: str, pyramid: Pyramid) -> PlaceMap:
     if option == "none":
         return PlaceMap.everywhere(pyramid.extent)
     if option == "auto":
-        return find_tissue(pyramid)
+        return find_tissue(pyramid, view_pixels)
     return read_tissue(option, pyramid)
 
 
-def find_tissue(pyramid: Pyramid) -> PlaceMap:
-    """Where tissue is, by Otsu's threshold on a coarse view; everywhere if nothing is empty."""
-    view, origin, cell = coarse_view(pyramid)
+def find_tissue(pyramid: Pyramid, view_pixels: int | None = None) -> PlaceMap:
+    """Where tissue is, by Otsu's threshold on a coarse view; everywhere if nothing is empty.
+
+    Parameters
+    ----------
+    view_pixels
+        Pixels per channel of the view, `VIEW_PIXELS` by default: fewer are quicker, and show
+        the outline more coarsely.
+    """
+    view, origin, cell = coarse_view(pyramid, view_pixels)
     bright = is_brightfield(view, pyramid.is_rgb, pyramid.dtype)
     view = view.max(axis=0)[None] if pyramid.is_rgb and not bright else view
     mask = find_foreground(view, bright)
@@ -116,7 +130,9 @@ def _mask_path(source: str, pyramid: Pyramid) -> str:
     return str(found[0])
 
 
-def coarse_view(pyramid: Pyramid) -> tuple[NDArray[np.float32], FloatArray, FloatArray]:
+def coarse_view(
+    pyramid: Pyramid, view_pixels: int | None = None
+) -> tuple[NDArray[np.float32], FloatArray, FloatArray]:
     """A small version of the whole image, float32 (C, *cells), and where it lies.
 
     Returns
@@ -125,8 +141,9 @@ def coarse_view(pyramid: Pyramid) -> tuple[NDArray[np.float32], FloatArray, Floa
         `origin` (A,) is the lower outer edge and `cell` (A,) the side of a view's pixel,
         world px.
     """
+    limit = VIEW_PIXELS if view_pixels is None else view_pixels
     index = next(
-        (i for i, shape in enumerate(pyramid.shapes) if math.prod(shape) <= VIEW_PIXELS),
+        (i for i, shape in enumerate(pyramid.shapes) if math.prod(shape) <= limit),
         len(pyramid.shapes) - 1,
     )
     shape = tuple(pyramid.shapes[index])
@@ -134,14 +151,14 @@ def coarse_view(pyramid: Pyramid) -> tuple[NDArray[np.float32], FloatArray, Floa
         return _probe(pyramid)
     factor, offset = np.asarray(pyramid.factors[index]), np.asarray(pyramid.offsets[index])
     values = pyramid.read(index, (0,) * len(shape), shape).astype(np.float32)
-    step = _reduction(shape)
+    step = _reduction(shape, limit)
     view = _block_mean(values, step)
     return view, offset - factor / 2, factor * np.asarray(step)
 
 
-def _reduction(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Pixels to average along each axis, y and x alike, to come near `VIEW_PIXELS`."""
-    excess = math.prod(shape) / VIEW_PIXELS
+def _reduction(shape: tuple[int, ...], view_pixels: int) -> tuple[int, ...]:
+    """Pixels to average along each axis, y and x alike, to come near `view_pixels`."""
+    excess = math.prod(shape) / view_pixels
     step = max(1, math.ceil(math.sqrt(excess)))
     return tuple(min(step, n) if i >= len(shape) - 2 else 1 for i, n in enumerate(shape))
 

@@ -6,6 +6,7 @@ ready-made.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,16 +16,28 @@ import numpy as np
 from napari_muvit.config import RunConfig
 from napari_muvit.data.label_reader import LabelReader, label_places
 from napari_muvit.data.labels import ClassTable
-from napari_muvit.data.normalize import Normalization, NormalizationRule, measure
+from napari_muvit.data.normalize import (
+    NUM_BLOCKS,
+    Normalization,
+    NormalizationRule,
+    measure,
+)
 from napari_muvit.data.physical import PixelMatch, match_pixel_size
 from napari_muvit.data.places import PlaceMap
 from napari_muvit.data.sampling import Blocks, LevelGrids, Split, level_grids, split_blocks
-from napari_muvit.data.tissue import tissue_places
+from napari_muvit.data.tissue import VIEW_PIXELS, find_tissue, tissue_places
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 
 if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
+
+
+FEW_PLANES = 8
+"""Planes of one volume that are each looked at as closely as an image of its own."""
+
+FEWEST_VIEW_PIXELS = 1 << 15
+FEWEST_BLOCKS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +109,7 @@ def prepare_images(
         )
     rule = NormalizationRule.from_config(config)
     reference = reference_pixel_size(pyramids) if pixel_size is None else pixel_size
+    planes = Counter(pyramid.source for pyramid in pyramids)
     images = []
     for index, pyramid in enumerate(pyramids):
         reader = None
@@ -103,7 +117,9 @@ def prepare_images(
             reader = LabelReader(labels[index], pyramid, table)
         match = match_pixel_size(config.levels, reference, pyramid, scaled_axes)
         grids = level_grids(pyramid, match.levels, size, scaled_axes)
-        image = _prepare(index, pyramid, reader, (match, grids), config, rule, split)
+        num_planes = 1 if pyramid.source is None else planes[pyramid.source]
+        image = _prepare(
+            index, pyramid, reader, (match, grids), config, rule, split, num_planes)
         if image is not None:
             images.append(image)
     if not images:
@@ -127,12 +143,21 @@ def _nothing_message(config: RunConfig, split: Split) -> str:
 def _prepare(
     index: int, pyramid: Pyramid, reader: LabelReader | None,
     placed: tuple[PixelMatch, LevelGrids], config: RunConfig, rule: NormalizationRule,
-    split: Split,
+    split: Split, num_planes: int,
 ) -> TrainingImage | None:
-    """One image, or None where it has no place for this split."""
+    """One image, or None where it has no place for this split.
+
+    Of many planes of one volume, each is looked at more coarsely: hundreds would otherwise
+    take minutes before the first sample.
+    """
     match, grids = placed
-    tissue = tissue_places(config.tissue, pyramid)
-    found = measure(rule, pyramid, tissue if config.tissue == "auto" else None)
+    part = min(1.0, FEW_PLANES / num_planes)
+    view_pixels = max(FEWEST_VIEW_PIXELS, int(part * VIEW_PIXELS))
+    tissue = tissue_places(config.tissue, pyramid, view_pixels)
+    measured = tissue if config.tissue == "auto" else None
+    if part < 1 and measured is None and rule.kind == "percentile":
+        measured = find_tissue(pyramid, view_pixels)
+    found = measure(rule, pyramid, measured, max(FEWEST_BLOCKS, int(part * NUM_BLOCKS)))
     share = getattr(config, "foreground_fraction", 0.0)
     places, foreground, coverage = _label_limits(tissue, reader, config.tissue, share)
     bounds = np.asarray(pyramid.extent, dtype=np.float64)
