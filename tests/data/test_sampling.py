@@ -202,7 +202,7 @@ def test_the_validation_block_holds_at_least_one_crop(at_end):
 def test_a_coarse_crop_holds_the_finer_one_rather_than_stay_inside_the_image():
     # an image hardly larger than the coarse crop, whose pixels begin outside it
     factor = np.array([[1.0, 1.0], [1.3, 1.3]])
-    grid = LevelGrids(factor, np.array([[-0.5, -0.5], [-1.1, -1.1]]), (16, 16))
+    grid = LevelGrids(factor, np.array([[-0.5, -0.5], [-1.3, -1.3]]), (16, 16))
     bounds = np.array([[-0.5, -0.5], [20.5, 20.5]])
     for seed in range(60):
         corners = draw_corners(np.random.default_rng(seed), grid, bounds)

@@ -112,11 +112,12 @@ def test_neighbours_share_contexts():
 
 
 def test_context_stays_inside_the_image_and_centres_on_small_ones():
-    plan = make_plan((4096, 4096), (256, 256), levels=(1, 8, 32))
-    corner = plan.tile((0, 0)).corners
-    np.testing.assert_allclose(corner[1], -0.5)  # level 8 fits: it begins with the image
-    middle = corner[2] + 32 * 128
-    np.testing.assert_allclose(middle, 4095 / 2, atol=16)  # level 32 does not: centred
+    for side in (4096, 4100):
+        plan = make_plan((side, side), (256, 256), levels=(1, 8, 32))
+        corner = plan.tile((0, 0)).corners
+        np.testing.assert_allclose(corner[1], -0.5)  # level 8 fits: it begins with the image
+        middle = corner[2] + 32 * 128
+        np.testing.assert_allclose(middle, (side - 1) / 2, atol=16)  # level 32 does not: centred
 
 
 def test_plans_do_not_depend_on_what_is_asked():
@@ -209,3 +210,5 @@ def test_tiles_in_a_region_have_weight_there(plan):
         for index in plan.tiles_in(region):
             _, _, weights = plan.overlap(index, region)
             assert all((weight > 0).any() for weight in weights)
+            ends = zip(plan.reach(index), plan.shape, strict=True)
+            assert all(part.start >= 0 and part.stop <= n for part, n in ends)
