@@ -166,10 +166,9 @@ def _open_labels(source: Any, t: int | None, z: int | None) -> Pyramid:
     from napari_muvit.data.pyramid import open_pyramid
 
     pyramid = open_pyramid(source)
-    if pyramid is source:
-        return pyramid.as_labels()
-    time = t if pyramid.num_times > 1 else None
-    plane = z if "z" in pyramid.axes else None
+    is_open = source is pyramid  # its plane is chosen
+    time = t if pyramid.num_times > 1 and not is_open else None
+    plane = z if "z" in pyramid.axes and not is_open else None
     return open_pyramid(source, t=time, z=plane).as_labels()
 
 
