@@ -236,6 +236,13 @@ def test_a_new_config_says_which_labels_do_not_exist(image: Path) -> None:
     assert "do not exist" not in config_text("pretrain", [str(image)], None)
 
 
+def test_a_new_config_takes_a_volume_plane_by_plane(image: Path, tmp_path: Path) -> None:
+    list(api.convert(api.pyramid_from_arrays([np.zeros((4, 96, 96), np.uint8)], axes="zyx"),
+                     tmp_path / "volume.ome.zarr", levels=(1,)))
+    assert "\nz: all\n" in config_text("pretrain", [str(tmp_path / "volume.ome.zarr")], None)
+    assert "\nz: null\n" in config_text("pretrain", [str(image)], None)
+
+
 def test_a_new_config_takes_labels_that_lie_beside_the_image(image: Path) -> None:
     for name in ("image_annotations.ome.zarr", "image_labels.ome.zarr"):
         labels = image.with_name(name)

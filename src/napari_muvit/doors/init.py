@@ -52,11 +52,14 @@ def config_text(kind: str, images: Sequence[str], labels: Sequence[str] | None) 
     """The config file for `images`, its levels chosen to suit them."""
     from napari_muvit import api
 
-    crop_size, levels = suggest_crops(api.open_pyramid(images[0]).spatial_shape)
+    shape = api.open_pyramid(images[0]).spatial_shape
+    crop_size, levels = suggest_crops(shape)
     values: dict[str, Any] = {
         "images": list(images), "levels": levels, "crop_size": [crop_size],
         "output": f"runs/{kind}",
     }
+    if len(shape) > 2:
+        values["z"] = "all"  # a cube of 256 px a side fits no memory
     missing: list[str] = []
     if kind == "finetune":
         values["labels"] = list(labels or map(_guess_labels, images))

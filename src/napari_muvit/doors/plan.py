@@ -1,7 +1,8 @@
 """`napari-muvit doctor IMAGE`: what the afternoon would hold, measured on this machine.
 
 For each preset a few real steps of pretraining and fine-tuning are run on the image, and one
-block is predicted; the rest is multiplication.
+block is predicted; the rest is multiplication. Of a volume the middle plane is taken, for models
+of planes.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def plan(image: str, device: str = "auto") -> Iterator[str]:
     pyramid = api.open_pyramid(image)
     crop_size, levels = suggest_crops(pyramid.spatial_shape)
     yield (f"{pyramid.name}: {' x '.join(map(str, pyramid.spatial_shape))} px; levels "
-           f"{', '.join(map(str, levels))}, crops of {crop_size} px, batch {BATCH_SIZE}")
+           f"{', '.join(map(str, levels))}, crops of {crop_size} px, batch {BATCH_SIZE}"
+           + (", plane by plane" if num_planes(pyramid) > 1 else ""))
     yield (f"  {'preset':<8}{'pretrain':>12}{'fine-tune':>12}{'predict':>12}   "
            f"({STEPS} steps each, whole image)")
     for preset in PRESETS:
@@ -72,16 +74,25 @@ def measure(
             "images": [image], "levels": levels, "crop_size": crop_size, "preset": preset,
             "device": device, "batch_size": 1, "steps": MEASURED_STEPS, "tissue": "none",
         }
+        if num_planes(pyramid) > 1:
+            shared["z"] = [num_planes(pyramid) // 2]
         per_crop = []
         for kind, more in (("pretrain", {}), ("finetune", {"labels": [str(labels)]})):
             run = getattr(api, kind)(shared | more | {"output": str(Path(folder) / kind)})
             seconds = [event.seconds for event in run if hasattr(event, "learning_rate")]
             per_crop.append(min(seconds))
         per_tile = _seconds_per_tile(pyramid, image, Path(folder), crop_size, device)
-    num_tiles = np.prod([max(1, round(n / (crop_size * 0.75))) for n in pyramid.spatial_shape[-2:]])
+    num_tiles = num_planes(pyramid) * np.prod(
+        [max(1, round(n / (crop_size * 0.75))) for n in pyramid.spatial_shape[-2:]])
     scale = STEPS * BATCH_SIZE
     return PresetTimes(preset, per_crop[0] * scale, per_crop[1] * scale,
                        per_tile * float(num_tiles) / levels[0] ** 2)
+
+
+def num_planes(pyramid: Any) -> int:
+    """Planes of a volume; 1 of an image."""
+    shape = pyramid.spatial_shape
+    return int(shape[0]) if len(shape) > 2 else 1
 
 
 def _painted_block(pyramid: Any, path: Path, crop_size: int) -> Path:
@@ -108,11 +119,12 @@ def _seconds_per_tile(
     """Seconds of one tile, from predicting a block of a few in the middle of the image."""
     from napari_muvit import api
 
-    half = crop_size
-    middle = np.asarray(pyramid.spatial_shape, float) / 2
+    half, planes = crop_size, num_planes(pyramid)
+    middle = np.asarray(pyramid.spatial_shape[-2:], float) / 2
     roi = np.stack([middle - half, middle + half])
     tiles, seconds = 0, 0.0
     for event in api.predict_to_zarr(image, str(folder / "finetune"), folder / "p.ome.zarr",
-                                     roi=roi, tissue="none", device=device):
+                                     z=planes // 2 if planes > 1 else None, roi=roi,
+                                     tissue="none", device=device):
         tiles, seconds = getattr(event, "done", tiles), getattr(event, "seconds", seconds)
     return seconds / max(tiles, 1)
