@@ -30,6 +30,18 @@ def test_the_edge_of_an_aligned_pixel_names_that_pixel(index: int, factor: int) 
     assert geo.first_pixel(edge, factor, offset) == index
 
 
+@given(st.integers(0, 100_000), st.sampled_from([301 / 150, 7 / 3, 1.1, 4.0001]))
+def test_rounding_moves_no_edge_to_the_next_pixel(index: int, factor: float) -> None:
+    offset = geo.aligned_offset(factor)
+    places = geo.pixel_to_world([index - 0.5, index], factor, offset)  # the edge and the corner
+    assert geo.first_pixel(places, factor, offset).tolist() == [index, index]
+
+
+@given(st.floats(-99, 99))
+def test_the_first_pixel_is_the_one_whose_lower_edge_is_nearest(edge: float) -> None:
+    assert abs(int(geo.first_pixel(edge, 1, 0)) - 0.5 - edge) <= 0.5 + 1e-6
+
+
 @given(st.integers(0, 10**6))
 def test_corner_and_edge_both_mean_pixel_k(k: int) -> None:
     assert geo.first_pixel([k - 0.5, k], 1, 0).tolist() == [k, k]

@@ -200,6 +200,11 @@ class TestWhichArrayServesALevel:
     def test_a_finer_one_whose_pixels_are_whole(self) -> None:
         assert self.plan((1, 2), 3) == (0, (3.0, 3.0))
 
+    def test_never_one_that_is_coarser_along_an_axis(self) -> None:
+        arrays = [np.zeros((96, 96), np.uint8), np.zeros((96, 3), np.uint8)]
+        grid = plan_level(pyramid_from_arrays(arrays, axes="yx"), 24)
+        assert (grid.array_index, grid.steps) == (0, (24.0, 24.0))
+
     def test_not_when_it_reads_too_much(self) -> None:
         index, steps = self.plan((1, 32), 48)
         assert index == 1

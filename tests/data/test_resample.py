@@ -54,6 +54,11 @@ def test_sums_do_not_overflow(dtype: str) -> None:
     assert (average(pixels, (300, 300), (1, 1), (0.0, 0.0)) == np.asarray(top, dtype)).all()
 
 
+def test_sums_of_a_long_row_do_not_overflow() -> None:
+    row = np.full((1, 1, 70_000), 65535, np.uint16)
+    assert (average(row, (1, 70_000), (1, 1), (0.0, 0.0)) == 65535).all()
+
+
 def test_the_commonest_label_wins_and_ties_go_to_the_lowest() -> None:
     labels = np.array([[[1, 1, 5, 4], [1, 9, 4, 5], [7, 7, 0, 0], [7, 7, 3, 0]]], np.uint8)
     assert choose_labels(labels, (2, 2), (2, 2), (0.0, 0.0)).tolist() == [[[1, 4], [7, 0]]]
