@@ -73,6 +73,23 @@ def test_constant_images_and_pixels_that_are_no_numbers_do_no_harm():
     assert (empty.scale == 1).all()
 
 
+def test_a_pixel_that_is_no_number_in_one_channel_is_left_out_of_all():
+    broken = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
+    broken[0, 3], broken[1, :, 5] = np.nan, np.inf
+    found = measure(NormalizationRule(), open_pyramid(broken))
+    assert np.isfinite([found.offset, found.scale]).all()
+    assert (np.abs(found.scale - 1) < 0.1).all()
+
+
+def test_whole_numbers_are_never_spread_by_less_than_one():
+    image = np.zeros((25, 40), np.uint8)
+    image[3, 4] = image[7, 8] = 1  # the percentile 99.8 lies between 0 and 1
+    pyramid = open_pyramid(image)
+    found = measure(NormalizationRule(), pyramid, PlaceMap.everywhere(pyramid.extent))
+    assert found.scale.tolist() == [1.0]
+    assert 0 < np.percentile(image, 99.8) < 1
+
+
 def test_constant_and_none():
     pyramid = open_pyramid(np.zeros((8, 8), np.uint8))
     constant = measure(NormalizationRule("constant", constant=255.0), pyramid)

@@ -14,6 +14,7 @@ from napari_muvit.models.masking import (
     consistent_order,
     draw_mask,
     mask_from_visible,
+    masked_by_level,
 )
 
 LEVELS = (1, 4, 16)
@@ -127,3 +128,13 @@ def test_consistent_samples_have_masks_of_their_own():
 def test_consistent_masks_keep_a_token_of_every_level():
     order = consistent_order(3, (1, 4, 16), 4, 0.95, generator())
     assert (order[:, :3] // 4 == torch.arange(3)).all()
+
+
+def test_masked_patches_of_each_level_and_which_of_them_count():
+    mask = mask_from_visible(torch.tensor([[0, 1, 4], [4, 5, 6]]), 8)
+    found = [
+        [sorted(places[counts].tolist()) for places, counts in zip(*level, strict=True)]
+        for level in masked_by_level(mask, 2, 4)
+    ]
+    assert found == [[[2, 3], [0, 1, 2, 3]], [[1, 2, 3], [3]]]
+    assert [places.shape for places, _ in masked_by_level(mask, 2, 4)] == [(2, 4), (2, 3)]
