@@ -13,6 +13,7 @@ import pytest
 from napari_muvit import api
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import features
+from napari_muvit.plugin.devices import DESK
 
 WAIT_MS = 60_000
 FINE, COARSE = "features, level 1", "features, level 4"
@@ -113,6 +114,38 @@ def test_follows_the_view_and_keeps_what_was_clicked(
     assert np.allclose(viewer.layers["alike, level 1"].data,
                        features.likeness(widget.maps[1].values, chosen), atol=1e-5)
     widget.follow.setChecked(False)
+
+
+def test_training_keeps_the_graphics_card(
+    widget: Any, viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card that is only pretended: where training holds it, features go to the processor."""
+    cards = [SimpleNamespace(name=name, is_usable=True) for name in ("cuda:0", "cpu")]
+    devices: list[str] = []
+    real = api.features
+
+    def noting(*arguments: Any, device: str, **options: Any) -> Any:
+        devices.append(device)
+        return real(*arguments, device="cpu", **options)
+
+    monkeypatch.setattr(api, "features", noting)
+    monkeypatch.setattr(api, "device_facts", lambda: cards)
+    release = DESK.claim("training", "the run pretrain-1", "auto")
+    try:
+        widget.device.setCurrentText("auto")
+        widget.compute.click()
+        assert [use.who for use in DESK.uses("live")] == ["Computing features of board"]
+        qtbot.waitUntil(lambda: is_idle(widget) and FINE in viewer.layers, timeout=WAIT_MS)
+    finally:
+        release()
+    assert DESK.uses() == []
+    assert set(devices) == {"cpu"}
+    assert "The graphics card is used by the run pretrain-1" in widget.note.text()
+    assert "computing features runs on the processor until that ends" in widget.note.text()
+    widget._forget()
+    compute(widget, viewer, qtbot)
+    assert devices[-1] == "auto"
+    assert "processor" not in widget.note.text()
 
 
 @pytest.mark.one_viewer

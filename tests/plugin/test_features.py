@@ -73,12 +73,13 @@ class CountingBackend:
     """Features that are the patch's row and column; counts the blocks it computes."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape, self.computed = shape, []
+        self.shape, self.computed, self.devices = shape, [], []
 
     def features(self, pyramid: object, model: object, level: float, device: str) -> da.Array:
         rows, columns = np.indices(self.shape)
 
         def compute(block: np.ndarray) -> np.ndarray:
+            self.devices.append(device)
             self.computed.append((level, *block[:, 0, 0].astype(int).tolist()))
             return block
 
@@ -86,11 +87,11 @@ class CountingBackend:
         return source.map_blocks(compute, meta=np.empty((0, 0, 0), np.float32))
 
 
-def cache_of(backend: CountingBackend) -> features.FeatureCache:
+def cache_of(backend: CountingBackend, device: Any = lambda: "cpu") -> features.FeatureCache:
     pyramid = SimpleNamespace(pixel_size=None)
     image: Any = SimpleNamespace(pyramid=pyramid, name="image")
     model = features.LoadedEncoder(None, (1.0, 4.0), 8, None)
-    return features.FeatureCache(backend, image, model, "cpu")
+    return features.FeatureCache(backend, image, model, device)
 
 
 def test_only_what_is_in_view_is_computed_and_once() -> None:
@@ -109,6 +110,15 @@ def test_only_what_is_in_view_is_computed_and_once() -> None:
     before = len(backend.computed)
     list(cache.maps(np.array([[39.5, 15.5], [87.5, 63.5]])))
     assert len(backend.computed) == before
+
+
+def test_the_next_block_is_computed_where_it_is_due() -> None:
+    backend = CountingBackend((20, 20))
+    cache = cache_of(backend, lambda: "cuda" if len(backend.devices) < 3 else "cpu")
+    list(cache.maps(np.array([[-0.5, -0.5], [63.5, 63.5]])))
+    assert backend.devices[:3] == ["cuda"] * 3
+    assert set(backend.devices[3:]) == {"cpu"}
+    assert len(backend.computed) == len(set(backend.computed)) > 3
 
 
 def test_a_level_with_too_much_in_view_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Who computes where: training and live prediction that want the same graphics card.
 
-Training keeps the card. Live and instant prediction that may run anywhere move to the processor
-until the training ends; one that was told to use the card shares it. Either way a sentence says
-so.
+Training keeps the card. Live and instant prediction and features that may be computed anywhere
+move to the processor until the training ends; what was told to use the card shares it. Either
+way a sentence says so.
 """
 
 from __future__ import annotations
@@ -104,6 +104,26 @@ def place_live(
         f"{who.capitalize()} shares the graphics card with {rivals[0]}: both are slower, and its "
         "memory may not do for both."
     ))
+
+
+class Placing:
+    """Where somebody computes from one part to the next; called in a thread.
+
+    Attributes
+    ----------
+    text
+        What to tell about the device that was last decided on.
+    """
+
+    def __init__(self, backend: Any, desk: DeviceDesk, wanted: str, who: str) -> None:
+        self._backend, self._desk, self._wanted, self._who = backend, desk, wanted, who
+        self.text = ""
+
+    def __call__(self) -> str:
+        """The device that is due now."""
+        due = place_live(self._backend, self._desk, self._wanted, self._who)
+        self.text = due.text
+        return due.device
 
 
 def training_words(backend: Any, desk: DeviceDesk, wanted: str) -> list[str]:

@@ -5,7 +5,7 @@ Axis letters: D width, S' patches along y and x.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ FITTED = 4096
 MOST_PATCHES = 16_384
 """Patches of one level in view that are computed; wider views wait until one zooms in."""
 KEPT_BYTES = 512 * 2**20
+WHO = "computing features"
+"""As what features are told of where devices are shared out."""
+
 MODES = COLOURS, GROUPS = "Colours", "Groups"
 
 
@@ -109,10 +112,11 @@ class AttendedLevel:
 
 def attended(
     backend: Any, image: ResolvedImage, model: LoadedEncoder, place: FloatArray, layer: int,
-    device: str,
+    device: Callable[[], str],
 ) -> list[AttendedLevel]:
     """Where the patch at a world px place looked, coarsest level first (runs in a thread)."""
-    view = backend.attention_view(image.pyramid, model.module, place, layer=layer, device=device)
+    view = backend.attention_view(
+        image.pyramid, model.module, place, layer=layer, device=device())
     found = []
     for level, share, weights, box in zip(
         view.levels, view.shares(), view.weights, view.boxes, strict=True
@@ -126,14 +130,20 @@ class FeatureCache:
     """Features of one image by one model, computed block by block as they are looked at.
 
     Blocks that were looked at are kept, the newest `KEPT_BYTES` of them. Used by one thread.
+
+    Parameters
+    ----------
+    device
+        Says where the next block is computed.
     """
 
     def __init__(
-        self, backend: Any, image: ResolvedImage, model: LoadedEncoder, device: str
+        self, backend: Any, image: ResolvedImage, model: LoadedEncoder,
+        device: Callable[[], str],
     ) -> None:
         self.image, self.model = image, model
         self._backend, self._device = backend, device
-        self._arrays: dict[float, Any] = {}
+        self._arrays: dict[tuple[float, str], Any] = {}
         self._blocks: dict[tuple[float, int, int], NDArray[np.float32]] = {}
 
     def maps(self, box: FloatArray) -> Iterator[FeatureMap | TooWide]:
@@ -152,10 +162,11 @@ class FeatureCache:
             yield FeatureMap(level, values, region)
 
     def _array(self, level: float) -> Any:
-        if level not in self._arrays:
-            self._arrays[level] = self._backend.features(
-                self.image.pyramid, self.model.module, level=level, device=self._device)
-        return self._arrays[level]
+        device = self._device()
+        if (level, device) not in self._arrays:
+            self._arrays[level, device] = self._backend.features(
+                self.image.pyramid, self.model.module, level=level, device=device)
+        return self._arrays[level, device]
 
     def _block(self, level: float, index: tuple[int, int]) -> NDArray[np.float32]:
         key = (level, *index)

@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import console, engine, features
+from napari_muvit.plugin.devices import DESK, Placing
 from napari_muvit.plugin.layers import RESULT_KEY, ResolvedImage, visible_box
+from napari_muvit.plugin.notices import show_hint
 
 
 def show_features(
@@ -49,9 +51,11 @@ def show_features(
     seen = visible_box(layers[0], image.transform) if box is None else np.asarray(box, np.float64)
     if seen is None:
         raise InputError("the view shows no part of the image. Pass box, or move the image.")
-    cache = features.FeatureCache(backend, image, features.load(backend, str(model)), device)
+    placing = Placing(backend, DESK, device, features.WHO)
+    cache = features.FeatureCache(backend, image, features.load(backend, str(model)), placing)
     maps = [found for found in cache.maps(seen)
             if isinstance(found, features.FeatureMap) and found.is_whole]
+    _tell(placing)
     return [show_painting(viewer, image, painting)
             for painting in features.Painter().paint(maps, mode, count)]
 
@@ -75,8 +79,16 @@ def show_attention(
     image, _ = console.resolve(viewer, layer, is_whole=False)
     loaded = features.load(backend, str(model))
     where = np.asarray(place, np.float64)
-    found = features.attended(backend, image, loaded, where, encoder_layer, device)
+    placing = Placing(backend, DESK, device, features.WHO)
+    found = features.attended(backend, image, loaded, where, encoder_layer, placing)
+    _tell(placing)
     return [show_attended(viewer, image, part) for part in found]
+
+
+def _tell(placing: Placing) -> None:
+    """Say where it was computed, if not where one would think."""
+    if placing.text:
+        show_hint(placing.text)
 
 
 def show_painting(viewer: Any, image: ResolvedImage, painting: features.Painting) -> Any:

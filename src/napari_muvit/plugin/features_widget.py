@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import features, features_layers
 from napari_muvit.plugin.background import Job, LatestTask
+from napari_muvit.plugin.devices import DESK, DeviceDesk, Placing
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.layers import ResolvedImage, visible_box
@@ -34,8 +35,13 @@ LOOK_MS = 400
 class FeaturesWidget(DockWidget):
     """Encoder features of what is in view: as colours, as groups, and as likeness to a place."""
 
-    def __init__(self, napari_viewer: Any, backend: Any = None) -> None:
+    def __init__(
+        self, napari_viewer: Any, backend: Any = None, desk: DeviceDesk = DESK
+    ) -> None:
         super().__init__(napari_viewer, backend)
+        self._desk = desk
+        self._leave: Callable[[], None] | None = None
+        self._placing = self._asking = Placing(self.backend, desk, "cpu", features.WHO)
         self.model: features.LoadedEncoder | None = None
         self.job: Job | None = None
         self.maps: dict[float, features.FeatureMap] = {}
@@ -107,7 +113,7 @@ class FeaturesWidget(DockWidget):
             "Colours: the three strongest directions of the features as red, green and blue, so "
             "that like places have like colours. Groups: like places in a number of groups."
         )
-        self.mode.currentTextChanged.connect(self._show_maps)
+        self.mode.currentTextChanged.connect(self._on_mode)
         self.count = QSpinBox()
         self.count.setRange(2, 20)
         self.count.setValue(5)
@@ -124,6 +130,7 @@ class FeaturesWidget(DockWidget):
         """What a click shows, and in which layer of the encoder."""
         self.click = QComboBox()
         self.click.addItems(CLICKS)
+        self.click.currentTextChanged.connect(self._show_state)
         self.click.setToolTip(
             "What is alike: how alike each place of the computed view is to the one clicked on "
             "(cosine similarity of the features). What it attends to: where the model looks, at "
@@ -190,7 +197,8 @@ class FeaturesWidget(DockWidget):
         device, plane = self.device.currentText(), tuple(self.viewer.dims.current_step[:-2])
         cache, key = self._cache, (choice.name, plane, device)
         if cache is None or key != self._key:
-            cache = features.FeatureCache(self.backend, image, model, device)
+            self._placing = Placing(self.backend, self._desk, device, features.WHO)
+            cache = features.FeatureCache(self.backend, image, model, self._placing)
         self._cache, self._key, self.image, self._box = cache, key, image, box
         self._wide = []
         self.progress.setRange(0, len(model.levels))
@@ -199,6 +207,9 @@ class FeaturesWidget(DockWidget):
         self.job.reported.connect(self._on_map)
         self.job.ended.connect(self._on_ended)
         self.destroyed.connect(self.job.cancel)
+        who = f"{features.WHO.capitalize()} of {image.name}"
+        self._leave = self._desk.claim("live", who, device)
+        self.destroyed.connect(self._leave)
         self.job.start()
         self._show_state()
 
@@ -244,27 +255,41 @@ class FeaturesWidget(DockWidget):
 
     def _on_ended(self, error: BaseException | None) -> None:
         self.job = None
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
         self._show_state()
         if error is not None:
             self.follow.setChecked(False)
             show_failure(error)
         elif self._wide:
             levels = ", ".join(f"{level:g}" for level in self._wide)
-            self.note.setText(f"The view is too wide for level {levels}: zoom in to see it.")
+            self._say(f"The view is too wide for level {levels}: zoom in to see it.",
+                      self._placing)
         elif self.maps:
-            self.note.setText("Click in the image to see what the encoder finds alike.")
+            self._say("Click in the image to see what the encoder finds alike.", self._placing)
+
+    def _say(self, text: str, placing: Placing) -> None:
+        """Note `text`, and where it was computed, if not where one would think."""
+        self.note.setText(f"{text} {placing.text}".strip())
 
     def _on_cancel(self, checked: bool = False) -> None:
         self.follow.setChecked(False)
         if self.job is not None:
             self.job.cancel()
 
-    def _show_state(self) -> None:
+    def _on_mode(self, mode: str) -> None:
+        self._show_state()
+        self._show_maps()
+
+    def _show_state(self, text: str = "") -> None:
         is_running = self.job is not None
         is_ready = self.model is not None and self.picker.choice is not None
         self.compute.setEnabled(is_ready and not is_running)
         self.follow.setEnabled(is_ready)
         self.cancel.setEnabled(is_running)
+        self.count.setEnabled(self.mode.currentText() == features.GROUPS)
+        self.layer.setEnabled(self.click.currentText() == ATTENDED)
         if not is_running:
             self.progress.setRange(0, 1)
             self.progress.reset()
@@ -323,8 +348,9 @@ class FeaturesWidget(DockWidget):
             raise InputError("choose an image and the folder of a run first.")
         self.image, self._asked = image, viewer_position
         place = image.transform.to_world(viewer_position)
-        self._attender.request(self.backend, image, model, place, self.layer.value() - 1,
-                               self.device.currentText())
+        self._asking = Placing(self.backend, self._desk, self.device.currentText(), features.WHO)
+        self._attender.request(
+            self.backend, image, model, place, self.layer.value() - 1, self._asking)
 
     def _on_layer(self, number: int) -> None:
         """Show the attention of another layer at the place that was clicked on."""
@@ -338,7 +364,7 @@ class FeaturesWidget(DockWidget):
         for part in found:
             features_layers.show_attended(self.viewer, self.image, part)
         shares = ", ".join(f"level {part.level:g}: {part.share:.0%}" for part in found[::-1])
-        self.note.setText(f"Attention in layer {self.layer.value()} goes to {shares}.")
+        self._say(f"Attention in layer {self.layer.value()} goes to {shares}.", self._asking)
 
 
 def _giving_way(
