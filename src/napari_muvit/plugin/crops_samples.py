@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ class ShownSample:
     Attributes
     ----------
     boxes
-        (L, 2, A) world px, as the model gets them.
+        (L, 2, A) world px, where the crops were taken. The model gets them turned and mirrored
+        as the pictures are.
     pictures
         (H, W, 3) uint8 for each level: the normalised values 0 to 1.
     """
@@ -38,6 +40,7 @@ class SampleDrawer:
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
         self._source: Any = None
+        self._plain: Any = None
 
     def draw(
         self, backend: Any, image: ResolvedImage, choice: CropChoice, number: int
@@ -56,6 +59,8 @@ class SampleDrawer:
                 "crop_size": np.atleast_1d(choice.size).tolist(), "output": "unused",
             })
             self._source = backend.SampleSource([image.pyramid], config=config)
+            self._plain = copy.copy(self._source)
+            self._plain.augment = False
             self._key = key
         sample = self._source.sample(number)
         display = [ChannelDisplay((0.0, 1.0), shown.color) for shown in image.display]
@@ -63,4 +68,6 @@ class SampleDrawer:
             render_crop(pixels, valid, display)
             for pixels, valid in zip(sample["img"], sample["valid"], strict=True)
         ]
-        return ShownSample(number, choice, sample["bbox"], pictures)
+        # Places are drawn before they are augmented, so both have the same.
+        boxes = self._plain.sample(number)["bbox"]
+        return ShownSample(number, choice, boxes, pictures)
