@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtGui import QGuiApplication
 
 from napari_muvit import api
 from napari_muvit.plugin import sample_data
@@ -38,6 +39,32 @@ def test_store_opens_as_channels_in_place(viewer: Any, store: Path, open_widget:
     widget.picker.choose("two.ome.zarr (2 channels)")
     assert widget.image.pyramid.shape[0] == 2
     assert widget.image.pyramid.pixel_size[0] == pytest.approx((0.5, 0.25))
+
+
+def test_one_channel_of_several_is_what_is_meant(
+    viewer: Any, store: Path, open_widget: Any, notices: list[str]
+) -> None:
+    """Its layer alone is copied as code and learnt from, not all of its file."""
+    viewer.open(str(store), plugin="napari-muvit")
+    crops = open_widget("MuViT: Crops")
+    crops.picker.choose("GFP")
+    crops.move_to((120, 130))
+    crops.copy.click()
+    names: dict[str, Any] = {}
+    exec(QGuiApplication.clipboard().text(), names)
+    assert names["crop"].image.shape[1] == 1
+    assert names["pyramid"].channel_names == ("GFP",)
+    whole = open_widget("MuViT: Pretrain")
+    whole.sources.image.choose("two.ome.zarr (2 channels)")
+    whole.sources.add_layer.click()
+    assert whole.form.values()["channels"] is None
+    one = open_widget("MuViT: Fine-tune")
+    one.sources.channels_shown.emit(("GFP",))
+    assert one.form.values()["channels"] == ("GFP",)
+    whole.sources.image.choose("GFP")
+    whole.sources.add_layer.click()
+    assert whole.config().channels == ("GFP",)
+    assert "reads the channel GFP alone" in notices[-1]
 
 
 def test_single_picture(viewer: Any, tmp_path: Path) -> None:

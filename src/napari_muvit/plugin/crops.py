@@ -46,9 +46,13 @@ class CropChoice:
         extents = crop_extents(self.levels, self.size, len(self.center))
         return place_boxes(extents, center=self.center)
 
-    def code(self, source: str | None, plane: Mapping[str, int] | None = None) -> str:
+    def code(
+        self, source: str | None, plane: Mapping[str, int] | None = None,
+        channels: Sequence[str] = (),
+    ) -> str:
         """Python that reads the same crop; `plane` is the index along axes before it."""
-        chosen = "".join(f", {axis}={index}" for axis, index in (plane or {}).items())
+        chosen = f", channels={list(channels)}" if channels else ""
+        chosen += "".join(f", {axis}={index}" for axis, index in (plane or {}).items())
         opened = (
             f"muvit.open_pyramid({source!r}{chosen})" if source
             else "muvit.open_pyramid(image)  # image: the array that napari shows"

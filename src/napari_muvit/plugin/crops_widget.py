@@ -24,6 +24,7 @@ from napari_muvit.plugin.crops_samples import SampleDrawer, ShownSample
 from napari_muvit.plugin.crops_table import BoxTable
 from napari_muvit.plugin.crops_thumbnails import Thumbnails
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
+from napari_muvit.plugin.layer_copies import shown_channels
 from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 from napari_muvit.plugin.preferences import preference
@@ -52,7 +53,7 @@ class CropsWidget(DockWidget):
         self.destroyed.connect(self._reader.stop)
         self._sampler = LatestTask(SampleDrawer().draw)
         self._sampler.finished.connect(self._on_sampled)
-        self._sampler.failed.connect(show_failure)
+        self._sampler.failed.connect(self._on_sample_failed)
         self.destroyed.connect(self._sampler.stop)
         self._number = 0
         self.listen_mouse(self.viewer.mouse_drag_callbacks, self._on_drag)
@@ -359,13 +360,21 @@ class CropsWidget(DockWidget):
         self._describe(sample.boxes)
         self.thumbnails.show_pictures(sample.choice, sample.pictures)
         self.note.setText(
-            f"Training sample {sample.number}: augmented and normalised, values 0 to 1."
+            f"Training sample {sample.number}: read inside the boxes, then augmented (turned, "
+            "mirrored, brightened at random) and normalised; values 0 to 1 are shown."
         )
 
+    def _on_sample_failed(self, error: BaseException) -> None:
+        self.note.setText("")
+        show_failure(error)
+
     def _on_copy(self, checked: bool = False) -> None:
-        if self.image is not None:
-            QGuiApplication.clipboard().setText(self.choice.code(self.image.path, self.image.plane))
-        show_hint("The code for this crop is in the clipboard.")
+        image, shown = self.image, self.picker.choice
+        if image is not None and shown is not None:
+            channels = shown_channels(shown, image)
+            QGuiApplication.clipboard().setText(
+                self.choice.code(image.path, image.plane, channels))
+            show_hint("The code for this crop is in the clipboard.")
 
 
 def _read_crop(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from napari_muvit.errors import InputError
+from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.plugin.layer_arrays import arrays_of, digest_of
 from napari_muvit.plugin.layers import (
     NUM_AXES,
@@ -29,17 +29,25 @@ class LayerSource:
     ----------
     store
         Writes the copy, with progress (runs in a thread); None where the file is there.
+    channels
+        Names of the channels of the file that the layer shows, where it has others too.
     """
 
     path: str
     name: str
     store: Callable[[], Iterator[Any]] | None = None
+    channels: tuple[str, ...] = ()
 
 
 def image_source(choice: ImageChoice, backend: Any, viewer_point: ArrayLike) -> LayerSource:
     """Where training finds an image of the viewer (in the GUI thread)."""
     if choice.path is not None:
-        return LayerSource(choice.path, choice.name)
+        try:
+            channels = shown_channels(choice, whole_image(choice, backend, viewer_point))
+        except MuvitError:
+            # What is wrong with the file is said before the start.
+            channels = ()
+        return LayerSource(choice.path, choice.name, channels=channels)
     image = whole_image(choice, backend, viewer_point)
     if image.path is not None:
         return LayerSource(image.path, choice.name)
@@ -47,6 +55,15 @@ def image_source(choice: ImageChoice, backend: Any, viewer_point: ArrayLike) -> 
     return LayerSource(
         str(path), choice.name, lambda: store_copy(backend, image.pyramid, path)
     )
+
+
+def shown_channels(choice: ImageChoice, image: ResolvedImage) -> tuple[str, ...]:
+    """Name of the channel that a single layer shows of its file; empty where that is all of it."""
+    layer = choice.layers[0]
+    if len(choice.layers) > 1 or layer.rgb or image.path is None:
+        return ()
+    names = tuple(getattr(image.pyramid, "channel_names", None) or ())
+    return names if names == (layer.name,) else ()
 
 
 def whole_image(choice: ImageChoice, backend: Any, viewer_point: ArrayLike) -> ResolvedImage:

@@ -37,9 +37,18 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         Whether every image needs labels.
     title
         What stands above the images.
+
+    Signals
+    -------
+    changed
+        Other images than before are listed.
+    channels_shown
+        Names of the channels that the layer shows which is about to be added; the rest of its
+        file is not meant.
     """
 
     changed = Signal()
+    channels_shown = Signal(object)
 
     def __init__(
         self, dock: DockWidget, with_labels: bool, title: str = "Images of the run"
@@ -135,6 +144,8 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         sources = [image_source(choice, dock.backend, point)]
         if labels is not None:
             sources.append(labels_source(labels, choice, dock.backend, point))
+        if sources[0].channels:
+            self.channels_shown.emit(sources[0].channels)
         if any(source.store is not None for source in sources):
             self._save_copies(sources)
         else:

@@ -88,6 +88,7 @@ class TrainWidget(DockWidget):
     def _build_options(self) -> None:
         self.sources = SourcesPicker(self, with_labels=self.verb == "finetune")
         self.sources.changed.connect(self._on_sources)
+        self.sources.channels_shown.connect(self._on_channels)
         self.options.addWidget(self.sources)
         self.form = ConfigForm(self.kind, skip={"images", "labels", "output"})
         self.form.set_values(preferred_options())
@@ -164,6 +165,15 @@ class TrainWidget(DockWidget):
             self.output.line.setText(str(runs.free_folder(parent, self.verb)))
             self.form.set_values(recall(images[0], self.verb) or {})
         self._on_changed()
+
+    def _on_channels(self, names: tuple[str, ...]) -> None:
+        """Learn from the channel that the layer shows, where its file has others too."""
+        if self.form.values()["channels"] is None:
+            self.form.set_values({"channels": names})
+            show_hint(
+                f"The run reads the channel {', '.join(names)} alone, as the layer does. Empty "
+                "the option Channels for all of them."
+            )
 
     def _on_changed(self) -> None:
         """Check what the form says, and say what is wrong before anything starts."""
