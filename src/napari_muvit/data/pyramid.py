@@ -34,7 +34,7 @@ from napari_muvit.data.selection import Selection, at_plane, channel_names, sele
 from napari_muvit.data.sources import RawImage, read_source
 from napari_muvit.data.sources.arrays import read_arrays, resolve
 from napari_muvit.data.sources.raw import as_native, native_dtype
-from napari_muvit.data.sources.stores import date_of
+from napari_muvit.data.sources.stores import check_there, date_of
 from napari_muvit.errors import InputError, MuvitError, SourceError
 from napari_muvit.geometry import FloatArray, first_pixel, parse_size, pixel_box, place_boxes
 
@@ -326,6 +326,8 @@ class Pyramid:
             pixels = pixels[None]
         if plan.picks is not None:
             pixels = pixels[plan.picks]
+        if self.source is not None and self._raw.kind.startswith("OME-Zarr"):
+            check_there(self.source, pixels)
         # nobody gets a view of an array that belongs to the caller
         return np.array(pixels, copy=self._handles[array_index].in_memory or None, order="C")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_muvit.errors import SourceNotFoundError
 from napari_muvit.plugin.shown_tiles import AHEAD, MOST_PIXELS, SHOWN, Read, assemble, tile_side
 
 Color = tuple[float, float, float, float]
@@ -171,7 +172,11 @@ class LevelArray:
 
     def _read(self, spans: list[tuple[int, int]]) -> NDArray[Any]:
         start, size = [low for low, _ in spans], [high - low for low, high in spans]
-        pixels = self._pyramid.read(self._index, start, size)
+        try:
+            pixels = self._pyramid.read(self._index, start, size)
+        except SourceNotFoundError:
+            # The file was deleted: the canvas goes dark, and whoever computes says why.
+            pixels = np.zeros((self._pyramid.shape[0], *size), self.dtype)
         if self._axes.endswith("c"):
             return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
         return np.asarray(pixels if self._axes.startswith("c") else pixels[0])

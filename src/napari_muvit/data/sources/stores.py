@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_muvit.data.sources.direct import DirectArray, find_layout
 from napari_muvit.data.sources.remote import is_url, not_there, open_store_url, remote_error
@@ -56,6 +57,20 @@ def open_store(path: str, inside: str = "", array_first: bool = False) -> Any:
             f"the zarr metadata at {where} cannot be read ({describe_error(error)}). "
             "Copy the store again, or repair its zarr.json, .zattrs or .zarray.", path,
         ) from error
+
+
+def check_there(path: str, pixels: NDArray[Any]) -> None:
+    """Refuse pixels of one value where the store is gone: chunks that are missing read so.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If `pixels` are all alike, and nothing lies at `path` any more.
+    """
+    if is_url(path) or not pixels.size or (pixels != pixels.flat[0]).any():
+        return
+    if not Path(path).exists():
+        raise SourceNotFoundError(f"{path} is gone. Put it back, and go on.", path)
 
 
 def _open_local(path: str, inside: str) -> Any:
