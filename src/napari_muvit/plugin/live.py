@@ -7,6 +7,7 @@ the canvas shows, and the layer is drawn again when tiles have come.
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_muvit.errors import InputError
+from napari_muvit.errors import InputError, RunError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.devices import DESK, DeviceDesk, Placement, place_live
 from napari_muvit.plugin.layers import ResolvedImage, plane_index, visible_box
 from napari_muvit.plugin.live_layers import LiveLayers
-from napari_muvit.plugin.notices import sentence
+from napari_muvit.plugin.notices import Reasons, sentence
 from napari_muvit.plugin.predict import LoadedModel
 from napari_muvit.plugin.preferences import cache_bytes
 from napari_muvit.plugin.priority import lower_thread
@@ -31,6 +32,9 @@ LOOK_MS = 150
 
 MOST_PLACES = 50
 """Uncertain places to go through before the first comes again."""
+
+STOPPED = "live prediction stopped: "
+"""How the engine's last words begin."""
 
 FOLLOW_LOOKS = 20
 """Looks between two checks for a newer checkpoint."""
@@ -70,6 +74,7 @@ class LiveSession(QObject):  # type: ignore[misc]
     moved = Signal()
     _updated = Signal(int)
     _starved = Signal()
+    _broken = Signal(str)
 
     def __init__(
         self, viewer: Any, backend: Any, image: ResolvedImage, layers: tuple[Any, ...],
@@ -84,6 +89,7 @@ class LiveSession(QObject):  # type: ignore[misc]
         self._visited: set[tuple[float, ...]] = set()
         self._shown: tuple[Any, ...] | None = None
         self._is_stale = False
+        self._reasons = Reasons()
         self.follow_checkpoints = False
         self._date = model_date(model.folder)
         self._looks = 0
@@ -98,6 +104,7 @@ class LiveSession(QObject):  # type: ignore[misc]
         self._mover.finished.connect(self._on_moved)
         self._mover.failed.connect(self._on_move_failed)
         self._starved.connect(self._on_starved)
+        self._broken.connect(self._on_broken)
         self._updated.connect(self._on_updated)
         self._timer = QTimer(self)
         self._timer.setInterval(LOOK_MS)
@@ -172,8 +179,10 @@ class LiveSession(QObject):  # type: ignore[misc]
     def _tell_warning(self, text: str) -> None:
         if "out of memory" in text.lower() and self._placed.device != "cpu":
             self._starved.emit()
-        else:
-            self.warned.emit(text)
+        elif text.startswith(STOPPED):
+            self._broken.emit(text.removeprefix(STOPPED))
+        elif said := self._reasons.fresh(text):
+            self.warned.emit(said)
 
     def _move(self, engine: Any, wanted: str) -> Placement:
         """Go to the device that is due now."""
@@ -198,6 +207,7 @@ class LiveSession(QObject):  # type: ignore[misc]
         self._shown_layers = LiveLayers(self._viewer, self._image, engine, self)
         self._shown_layers.show_confidence(self._wants_confidence)
         self._timer.start()
+        self.pending.emit(0)  # it is planned; how much there is to do, the first tiles tell
         # A training may have begun meanwhile.
         self._on_desk()
 
@@ -257,6 +267,12 @@ class LiveSession(QObject):  # type: ignore[misc]
                 "The graphics card has no memory left for live prediction, which goes on on the "
                 "processor. Start it again when there is room."
             )
+
+    def _on_broken(self, why: str) -> None:
+        """The engine gave up: so does the session, which can be started again."""
+        why = re.sub(r"^\[Errno -?\d+\] ", "", why).rstrip(". ") or "there is not enough memory"
+        if self._engine is not None:
+            self._end(RunError(f"Live prediction stopped: {why}."))
 
     def _has_layers(self) -> bool:
         return all(layer in self._viewer.layers for layer in self._layers)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from napari_muvit.errors import MuvitError
+
+TILE = re.compile(r"^tile \(.*?\) (cannot be predicted|is left unfinished): ")
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -45,6 +48,21 @@ def show_hint(text: str) -> None:
     from napari.utils.notifications import show_info
 
     show_info(text)
+
+
+class Reasons:
+    """Of warnings about the parts of an image, each reason once: mostly it is that of all parts."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def fresh(self, text: str) -> str:
+        """What to tell about the warning `text`; "" where its reason was told before."""
+        reason = TILE.sub("", text)
+        if reason in self._told:
+            return ""
+        self._told.add(reason)
+        return text if reason == text else f"A part of the image cannot be predicted: {reason}"
 
 
 def notifies(method: Method) -> Method:

@@ -275,6 +275,14 @@ def default_output(image: ResolvedImage, model_folder: str) -> Path:
     return folder / "predictions" / f"{stem}.ome.zarr"
 
 
+def failed_text(failed: int) -> str:
+    """What to do about tiles that could not be computed; "" where there are none."""
+    if not failed:
+        return ""
+    which = "1 part is" if failed == 1 else f"{failed:,} parts are"
+    return f"{which} missing; predict again to try them once more."
+
+
 def remaining_text(seconds: float | None) -> str:
     """Time left, as a person says it."""
     if seconds is None or not np.isfinite(seconds):

@@ -19,7 +19,7 @@ from napari_muvit.plugin.known_models import KnownModels
 from napari_muvit.plugin.layer_copies import whole_image
 from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.live import LiveSession
-from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.notices import Reasons, notifies, show_failure, show_hint
 from napari_muvit.plugin.predict_layers import IN_VIEW, LIVE_KINDS, STILL_KINDS, RegionPainter
 from napari_muvit.plugin.predict_queue import PredictQueue, many_rows
 from napari_muvit.plugin.preferences import cache_folder, preference
@@ -306,7 +306,8 @@ class PredictWidget(DockWidget):
         backend = self.backend
 
         def finish() -> None:
-            self.note.setText(f"The labels are in {config.output}.")
+            failed = predict.failed_text(self._failed)
+            self.note.setText(f"The labels are in {config.output}. {failed}".strip())
 
         self._start(lambda: iter(backend.predict_images(config)), finish=finish)
 
@@ -324,6 +325,7 @@ class PredictWidget(DockWidget):
         finish: Callable[[], None] | None = None,
     ) -> None:
         self._painter, self._finish = painter, finish
+        self._reasons, self._failed = Reasons(), 0
         self.progress.setRange(0, 0)
         self.note.setText("")
         self.job = Job(generate)
@@ -335,16 +337,17 @@ class PredictWidget(DockWidget):
 
     @notifies
     def _on_reported(self, event: Any) -> None:
-        if hasattr(event, "message"):
-            show_hint(event.message)
+        if hasattr(event, "message") and (said := self._reasons.fresh(event.message)):
+            show_hint(said)
         if hasattr(event, "areas"):
+            self._failed += event.failed
             self.results.show_results(Path(event.output), many_rows(event.areas))
         if not hasattr(event, "done"):
             return
         self.progress.setRange(0, event.total)
         self.progress.setValue(event.done)
-        said = (getattr(event, "image", ""), predict.remaining_text(event.remaining))
-        self.note.setText(", ".join(part for part in said if part))
+        parts = (getattr(event, "image", ""), predict.remaining_text(event.remaining))
+        self.note.setText(", ".join(filter(None, parts)))
         if self._painter is None:
             return
         if self._painter.is_there:
@@ -390,8 +393,8 @@ class PredictWidget(DockWidget):
     def _show_store(self, output: Path, image: ResolvedImage, model: predict.LoadedModel) -> None:
         said = ["Live prediction was stopped."] * (self.session is not None)
         self._stop_live()
-        others = (*LIVE_KINDS, IN_VIEW)
-        said.append(predict_layers.hide_predictions(self.viewer, image.name, others))
+        hidden = predict_layers.hide_predictions(self.viewer, image.name, (*LIVE_KINDS, IN_VIEW))
         predict_layers.show_store(self.viewer, self.backend, output, image, model.table)
+        said += [hidden, predict.failed_text(self._failed)]
         self.note.setText(" ".join([f"The labels are in {output}.", *filter(None, said)]))
         remember(image.key, prediction=str(output.absolute()))

@@ -1,0 +1,477 @@
+"""What goes wrong in the middle of something long that had begun well."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QFileDialog
+from skimage.io import imsave
+
+from napari_muvit import api
+from napari_muvit.data.live_cache import LiveCache
+from napari_muvit.data.memory import shared_cache
+from napari_muvit.plugin import predict_widget
+
+pytestmark = pytest.mark.faults
+WAIT_MS = 30_000
+LIVE, WHOLE = "board: live prediction", "board: prediction"
+GONE = "board.ome.zarr is gone"
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "store")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small an image would be read once; a large one is read piece by piece."""
+    monkeypatch.setattr(shared_cache, "takes", lambda nbytes: False)
+
+
+@pytest.fixture
+def image(trained: SimpleNamespace, viewer: Any, tmp_path: Path) -> Path:
+    """A copy of the image, open in the viewer, to be deleted."""
+    path = Path(shutil.copytree(trained.image, tmp_path / "board.ome.zarr"))
+    viewer.open(str(path), plugin="napari-muvit")
+    return path
+
+
+@pytest.fixture
+def predict(
+    image: Path, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    monkeypatch.setattr(predict_widget, "cache_folder", lambda: tmp_path / "cache")
+    widget = open_widget("MuViT: Predict")
+    widget.device.setCurrentText("cpu")
+    widget.folder.set_path(str(shutil.copytree(trained.run, tmp_path / "run")))
+    widget.output.set_path(str(tmp_path / "out.ome.zarr"))
+    qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
+    return widget
+
+
+def is_idle(widget: Any) -> bool:
+    """No job, no progress, and what can be pressed can be pressed."""
+    buttons = (widget.view, widget.whole, widget.live)
+    is_free = widget.job is None and not widget.cancel.isEnabled()
+    return is_free and widget.progress.value() <= 0 and all(b.isEnabled() for b in buttons)
+
+
+def when_begun(monkeypatch: pytest.MonkeyPatch, verb: str, happens: Callable[[], Any]) -> None:
+    """Let something happen after the first event of a verb of the engine."""
+    real = getattr(api, verb)
+
+    def generate(*arguments: Any, **options: Any) -> Any:
+        for number, event in enumerate(real(*arguments, **options)):
+            yield event
+            if number == 0:
+                happens()
+
+    monkeypatch.setattr(api, verb, generate)
+
+
+def finest(layer: Any) -> np.ndarray:
+    return np.asarray(layer.data[0] if layer.multiscale else layer.data)
+
+
+def is_predicted(layer: Any) -> bool:
+    """Whether most of it has classes; parts without tissue stay empty."""
+    return bool((finest(layer)[30:160, 60:190] > 0).mean() > 0.9)
+
+
+def moved(image: Path) -> Path:
+    return Path(image.rename(image.with_name("elsewhere")))
+
+
+# -- prediction of the whole image -----------------------------------------------------------
+
+
+def test_image_deleted_while_the_whole_is_predicted(
+    predict: Any, image: Path, viewer: Any, qtbot: Any, notices: list[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    """What was predicted stays, and the rest comes when the image is back."""
+    with monkeypatch.context() as patch:
+        when_begun(patch, "predict_to_zarr", lambda: moved(image))
+        predict.whole.click()
+        qtbot.waitUntil(lambda: is_idle(predict), timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert GONE in notices[0]
+    assert "predict again" in predict.note.text()
+    image.with_name("elsewhere").rename(image)
+    predict.whole.click()
+    qtbot.waitUntil(lambda: is_idle(predict), timeout=WAIT_MS)
+    assert len(notices) == 1
+    expected = np.asarray(api.predict(str(image), predict.folder.path))
+    assert np.array_equal(finest(viewer.layers[WHOLE]), expected)
+
+
+def test_layer_removed_while_the_whole_is_predicted(
+    predict: Any, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes on, since it is written to disk."""
+    when_begun(monkeypatch, "predict_to_zarr", lambda: None)
+    predict.whole.click()
+    viewer.layers.remove("board")
+    qtbot.waitUntil(lambda: predict.job is None, timeout=WAIT_MS)
+    assert notices == []
+    assert is_predicted(viewer.layers[WHOLE])
+    assert not predict.cancel.isEnabled()
+    assert not predict.whole.isEnabled()
+    assert predict.progress.value() <= 0
+
+
+@pytest.mark.one_viewer
+def test_output_of_another_model_is_left_alone(
+    predict: Any, qtbot: Any, notices: list[str], tmp_path: Path
+) -> None:
+    predict.whole.click()
+    qtbot.waitUntil(lambda: is_idle(predict), timeout=WAIT_MS)
+    store = tmp_path / "out.ome.zarr"
+    before = np.asarray(api.open_pyramid(str(store)).level_image(1))
+    for weights in Path(predict.folder.path).glob("model*/*.safetensors"):
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    predict.whole.click()
+    qtbot.waitUntil(lambda: is_idle(predict), timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert "out.ome.zarr" in notices[0]
+    assert np.array_equal(np.asarray(api.open_pyramid(str(store)).level_image(1)), before)
+
+
+# -- training ----------------------------------------------------------------------------------
+
+
+def test_labels_deleted_while_fine_tuning(
+    open_widget: Any, viewer: Any, trained: SimpleNamespace, tmp_path: Path, qtbot: Any,
+    notices: list[str],
+) -> None:
+    """Without them it would go on and learn from nothing."""
+    labels = Path(shutil.copytree(trained.labels, tmp_path / "labels.ome.zarr"))
+    widget = open_widget("MuViT: Fine-tune")
+    widget.form.set_values({
+        "levels": (1, 4), "crop_size": (32,), "preset": "tiny", "steps": 5000, "batch_size": 2,
+        "tissue": "none", "checkpoint_every": 2, "threads": 1, "device": "cpu",
+    })
+    widget.sources.add(str(trained.image), str(labels))
+    widget.output.set_path(str(tmp_path / "run"))
+    widget.detached.setChecked(False)
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.view.picture is not None and widget.view.picture.step > 2,
+                    timeout=WAIT_MS)
+    moved(labels)
+    qtbot.waitUntil(lambda: widget.control is None, timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert "labels.ome.zarr is gone" in notices[0]
+    qtbot.waitUntil(lambda: widget.resume.isEnabled(), timeout=WAIT_MS)
+    assert widget.start.isEnabled()
+    assert not widget.stop.isEnabled()
+    step = widget.view.picture.step
+    labels.with_name("elsewhere").rename(labels)
+    widget.resume.click()
+    qtbot.waitUntil(lambda: widget.view.picture is not None and widget.view.picture.step > step,
+                    timeout=WAIT_MS)
+    widget.stop.click()
+    qtbot.waitUntil(lambda: widget.control is None, timeout=WAIT_MS)
+    assert len(notices) == 1
+
+
+# -- live prediction -------------------------------------------------------------------------
+
+
+def test_image_deleted_during_live_is_told_once(
+    predict: Any, image: Path, viewer: Any, qtbot: Any, notices: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = api.LivePrediction
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        engine = real(*arguments, **options)
+        moved(image)
+        return engine
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "LivePrediction", make)
+        predict.live.click()
+        qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: predict.note.text() == "", timeout=WAIT_MS)
+    qtbot.wait(300)
+    assert len(notices) == 1
+    assert GONE in notices[0]
+    assert not finest(viewer.layers[LIVE]).any()
+    predict.live.click()
+    qtbot.waitUntil(lambda: is_idle(predict), timeout=WAIT_MS)
+    image.with_name("elsewhere").rename(image)
+    predict.live.click()
+    qtbot.waitUntil(lambda: LIVE in viewer.layers
+                    and is_predicted(viewer.layers[LIVE]), timeout=WAIT_MS)
+    predict.live.click()
+
+
+@pytest.mark.one_viewer
+@pytest.mark.parametrize(("failure", "said"), [
+    (FULL, "No space left on device"), (MemoryError(), "memory"),
+])
+def test_live_that_fails_midway_says_so_and_starts_again(
+    failure: Exception, said: str, predict: Any, viewer: Any, qtbot: Any, notices: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveCache, "write", fail)
+        predict.live.click()
+        qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+        qtbot.wait(300)
+    assert len(notices) == 1
+    assert said in notices[0]
+    assert notices[0].endswith(".")
+    qtbot.waitUntil(lambda: is_idle(predict), timeout=WAIT_MS)
+    assert not predict.live.isChecked()
+    assert predict.note.text() == ""
+    predict.live.click()
+    qtbot.waitUntil(lambda: LIVE in viewer.layers
+                    and is_predicted(viewer.layers[LIVE]), timeout=WAIT_MS)
+    predict.live.click()
+
+
+# -- features --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def features(image: Path, open_widget: Any, trained: SimpleNamespace, qtbot: Any) -> Any:
+    widget = open_widget("MuViT: Features")
+    widget.device.setCurrentText("cpu")
+    widget.folder.set_path(str(trained.run))
+    qtbot.waitUntil(lambda: widget.compute.isEnabled(), timeout=WAIT_MS)
+    return widget
+
+
+def test_image_deleted_while_features_are_computed(
+    features: Any, image: Path, viewer: Any, qtbot: Any, notices: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = api.features
+
+    def lazily(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        if image.exists():
+            moved(image)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "features", lazily)
+        features.compute.click()
+        qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: features.job is None and features.compute.isEnabled(),
+                    timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert GONE in notices[0]
+    assert features.progress.value() <= 0
+    assert not features.cancel.isEnabled()
+    image.with_name("elsewhere").rename(image)
+    features.compute.click()
+    qtbot.waitUntil(lambda: "features, level 1" in viewer.layers, timeout=WAIT_MS)
+
+
+@pytest.mark.parametrize("other", ["compute", "attended"])
+def test_features_of_an_image_with_other_channels(
+    other: str, viewer: Any, open_widget: Any, trained: SimpleNamespace, tmp_path: Path,
+    qtbot: Any, notices: list[str],
+) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    imsave(tmp_path / "colours.png", colours, check_contrast=False)
+    viewer.open(str(tmp_path / "colours.png"), plugin="napari-muvit")
+    widget = open_widget("MuViT: Features")
+    widget.device.setCurrentText("cpu")
+    widget.folder.set_path(str(trained.run))
+    qtbot.waitUntil(lambda: widget.compute.isEnabled(), timeout=WAIT_MS)
+    if other == "compute":
+        widget.compute.click()
+    else:
+        widget.show_attended((40, 40))
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert "3 channels" in notices[0]
+    qtbot.waitUntil(lambda: widget.compute.isEnabled() and not widget.cancel.isEnabled(),
+                    timeout=WAIT_MS)
+    assert widget.progress.value() <= 0
+
+
+# -- instant mode ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def annotate(image: Path, open_widget: Any) -> Any:
+    widget = open_widget("MuViT: Annotate")
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    return widget
+
+
+def paint(layer: Any, value: int) -> None:
+    indices = np.mgrid[10 * value : 10 * value + 8, 10:30].reshape(2, -1)
+    layer.data_setitem(tuple(indices), value)
+
+
+def saved(store: Path) -> dict[int, int]:
+    with api.AnnotationStore(store, writable=False) as opened:
+        found: dict[int, int] = opened.class_counts()
+    return found
+
+
+def test_image_deleted_in_instant_mode(
+    annotate: Any, image: Path, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path
+) -> None:
+    """The prediction ends in words; what is painted is saved all the same."""
+    layer = viewer.layers.selection.active
+    moved(image)
+    annotate.instant.switch.click()
+    for value in (1, 2):
+        paint(layer, value)
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    assert GONE in notices[0]
+    assert not annotate.instant.switch.isChecked()
+    assert annotate.here.isEnabled()
+    store = tmp_path / "board_annotations.ome.zarr"
+    qtbot.waitUntil(lambda: saved(store) == {1: 160, 2: 160}, timeout=WAIT_MS)
+    image.with_name("elsewhere").rename(image)
+    annotate.instant.switch.click()
+    qtbot.waitUntil(lambda: "board: instant prediction" in viewer.layers, timeout=WAIT_MS)
+    assert len(notices) == 1
+
+
+def test_layers_removed_in_instant_mode(
+    annotate: Any, viewer: Any, qtbot: Any, notices: list[str]
+) -> None:
+    """Its own layer comes back with the next stroke; without the image it has nothing to do."""
+    window = viewer.layers.selection.active
+    annotate.instant.switch.click()
+    for value in (1, 2):
+        paint(window, value)
+    name = "board: instant prediction"
+    qtbot.waitUntil(lambda: name in viewer.layers, timeout=WAIT_MS)
+    viewer.layers.remove(name)
+    paint(window, 3)
+    qtbot.waitUntil(lambda: name in viewer.layers, timeout=WAIT_MS)
+    viewer.layers.remove("board")
+    qtbot.wait(500)
+    assert notices == []
+    assert not annotate.instant.isEnabled()
+    assert name not in viewer.layers
+
+
+@pytest.mark.one_viewer
+def test_instant_features_of_a_model_for_other_channels(
+    viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
+    notices: list[str],
+) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    imsave(tmp_path / "colours.png", colours, check_contrast=False)
+    viewer.open(str(tmp_path / "colours.png"), plugin="napari-muvit")
+    widget = open_widget("MuViT: Annotate")
+    widget.level.setCurrentText("level 1")
+    widget.here.click()
+    for value in (1, 2):
+        paint(viewer.layers.selection.active, value)
+    widget.instant.folder.set_path(str(trained.run))
+    widget.instant.switch.click()
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert "channels" in notices[0]
+    assert not widget.instant.switch.isChecked()
+    widget.instant.folder.set_path("")
+    widget.instant.switch.click()
+    qtbot.waitUntil(lambda: "colours: instant prediction" in viewer.layers, timeout=WAIT_MS)
+
+
+# -- import and export -----------------------------------------------------------------------
+
+
+def entry(button: Any, text: str) -> Any:
+    """An entry of a button's menu."""
+    return next(action for action in button.menu().actions() if action.text().startswith(text))
+
+
+def test_layer_removed_during_an_import(
+    annotate: Any, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels = np.zeros((192, 256), np.uint8)
+    labels[50:60, 50:60] = 7
+    drawn = viewer.add_labels(labels, name="drawn", scale=(0.5, 0.5), units=("um",) * 2)
+    viewer.layers.selection.active = drawn
+    entry(annotate.files.imports, "Chosen labels layer, values").trigger()
+    viewer.layers.remove("drawn")
+    qtbot.waitUntil(lambda: annotate.note.text() == "The labels are painted.", timeout=WAIT_MS)
+    store = tmp_path / "board_annotations.ome.zarr"
+    qtbot.waitUntil(lambda: saved(store) == {7: 100}, timeout=WAIT_MS)
+    assert notices == []
+    assert annotate.here.isEnabled()
+    path = tmp_path / "classes.csv"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    entry(annotate.files.exports, "Class table").trigger()
+    assert "class 7" in path.read_text()
+
+
+@pytest.mark.one_viewer
+@pytest.mark.parametrize(("failure", "said"), [
+    (FULL, "No space left on device"), (MemoryError(), "There is not enough memory"),
+])
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_import_and_export_that_fail_are_said(
+    way: str, failure: Exception, said: str, annotate: Any, viewer: Any, qtbot: Any,
+    notices: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "o"), ""))
+    monkeypatch.setattr(api, "paint_instances", fail)
+    monkeypatch.setattr(api, "export_geojson", fail)
+    if way == "in":
+        drawn = viewer.add_labels(
+            np.ones((192, 256), np.uint8), name="drawn", scale=(0.5, 0.5), units=("um",) * 2)
+        viewer.layers.selection.active = drawn
+        entry(annotate.files.imports, "Chosen labels layer, objects").trigger()
+    else:
+        entry(annotate.files.exports, "GeoJSON").trigger()
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert said in notices[0]
+    assert annotate.note.text() == ""
+    assert annotate.files.isEnabled()
+    assert annotate.here.isEnabled()
+
+
+def test_outlines_that_cannot_be_written(
+    predict: Any, qtbot: Any, notices: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predict.whole.click()
+    qtbot.waitUntil(lambda: predict.results.isVisible(), timeout=WAIT_MS)
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise FULL
+
+    path = str(tmp_path / "out.geojson")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (path, ""))
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "export_geojson", fail)
+        predict.results.export.click()
+        assert not predict.results.export.isEnabled()
+        qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    assert notices == ["No space left on device: store."]
+    assert predict.results.export.isEnabled()
+    predict.results.export.click()
+    qtbot.waitUntil(lambda: len(notices) == 2, timeout=WAIT_MS)
+    assert f"outlines were written to {path}" in notices[1]
+    assert Path(path).is_file()
