@@ -415,6 +415,7 @@ def test_labels_layers_are_painted_as_classes_and_as_objects(
     viewer.layers.selection.active = layer
     layer.data = np.arange(labels.size).reshape(labels.shape) * (labels > 0)
     widget.files.import_labels()
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
     assert "objects of one class" in notices[-1]
     widget.classes.choose(2)
     widget.files.import_objects()
@@ -447,12 +448,13 @@ def test_geojson_goes_in_and_out(
 
 
 def test_broken_import_leaves_the_buttons_usable(
-    widget: Any, tmp_path: Path, notices: list[str]
+    widget: Any, tmp_path: Path, notices: list[str], qtbot: Any
 ) -> None:
     path = tmp_path / "broken.geojson"
     path.write_text("{")
     widget.here.click()
     widget.files.import_geojson(path=str(path))
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
     assert "cannot be read" in notices[-1]
     assert widget.here.isEnabled()
 

@@ -8,6 +8,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QWidget
 
+from napari_muvit.errors import InputError
 from napari_muvit.plugin.annotate_import import LayerImport
 from napari_muvit.plugin.annotate_session import AnnotationDock
 from napari_muvit.plugin.background import Job
@@ -33,7 +34,8 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         super().__init__()
         self._dock = dock
         self.job: Job | None = None
-        self._done = ""
+        self._done, self._found = "", None
+        self._then: Callable[[Any], None] | None = None
         self.imports = _menu_button("Import", "Paint labels, shapes or a file into the store.")
         self.exports = _menu_button("Export", "Write annotations or classes to a file.")
         add = self.imports.menu().addAction
@@ -64,8 +66,13 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
     def import_labels(self, checked: bool = False) -> None:
         """Paint the values of the chosen labels layer."""
         importer = self._layer_import()
-        self._dock.adopt_classes(importer.table_for_labels())
-        self._start(importer.paint_labels, "The labels are painted.")
+        importer.check_labels()
+
+        def paint(table: Any) -> None:
+            self._dock.adopt_classes(table)
+            self._start(importer.paint_labels, "The labels are painted.")
+
+        self._start(importer.table_for_labels, then=paint)
 
     @notifies
     def import_objects(self, checked: bool = False) -> None:
@@ -83,12 +90,17 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
     def import_geojson(self, checked: bool = False, path: str = "") -> None:
         """Paint the areas of a GeoJSON file; its new classes are added."""
         path = path or QFileDialog.getOpenFileName(self, "Import GeoJSON", "", GEOJSON)[0]
-        if path:
-            classes = self._dock.require_session().store.classes
-            polygons, table = self._dock.backend.read_geojson(path, classes)
+        if not path:
+            return
+        classes, backend = self._dock.require_session().store.classes, self._dock.backend
+
+        def paint(found: Any) -> None:
+            polygons, table = found
             if table != classes:
                 self._dock.adopt_classes(table)
             self._paint_polygons(polygons)
+
+        self._start(lambda: backend.read_geojson(path, classes), then=paint)
 
     @notifies
     def import_classes(self, checked: bool = False, path: str = "") -> None:
@@ -117,26 +129,54 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         self._start(lambda: backend.paint_polygons(store, polygons),
                     f"{len(polygons)} areas are painted.")
 
-    def _start(self, work: Callable[[], Any], done: str) -> None:
-        """Run `work` in a thread with the buttons locked, then say `done`."""
+    def _start(
+        self, work: Callable[[], Any], done: str = "", then: Callable[[Any], None] | None = None
+    ) -> None:
+        """Run `work` in a thread with the buttons locked, then say `done`.
+
+        Parameters
+        ----------
+        then
+            Called in the GUI thread with what `work` found, to go on from there.
+        """
         def generate() -> Iterator[Any]:
             yield work()
 
-        self._done = done
+        self._done, self._then, self._found = done, then, None
+        self._store = self._dock.require_session().store
         self.job = Job(generate)
+        self.job.reported.connect(self._on_found)
         self.job.ended.connect(self._on_ended)
         self.job.start()
         self.started.emit("Working …")
 
+    def _on_found(self, found: Any) -> None:
+        self._found = found
+
     @notifies
     def _on_ended(self, error: BaseException | None) -> None:
         self.job = None
+        then, self._then = self._then, None
+        if error is None and then is not None:
+            error = self._go_on(then)
+            if error is None:
+                return
         session = self._dock.session
         if session is not None:
             session.refresh()
         self.ended.emit(self._done if error is None else "")
         if error is not None:
             show_failure(error)
+
+    def _go_on(self, then: Callable[[Any], None]) -> Exception | None:
+        """Go on with what was found; why that cannot be, if so."""
+        try:
+            if self._dock.require_session().store is not self._store:
+                raise InputError("another image was chosen, so nothing is imported. Import again.")
+            then(self._found)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+            return error
+        return None
 
 
 def _menu_button(text: str, tooltip: str) -> QPushButton:

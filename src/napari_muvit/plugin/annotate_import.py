@@ -14,8 +14,8 @@ from napari_muvit.plugin.layers import plane_index
 class LayerImport:
     """One layer on its way into the store of a session.
 
-    What touches the layer runs in the constructor and in the methods that say so; the
-    ``paint_*`` methods may run in a thread.
+    What touches the layer runs in the constructor and in the methods that say so; the others may
+    run in a thread.
 
     Parameters
     ----------
@@ -34,6 +34,7 @@ class LayerImport:
             )
         self._backend, self._session, self._layer = backend, session, layer
         self._point = viewer_point
+        self._name = layer.name
         self._array: Any = None
         self._level = 1
         self._corner: Any = None
@@ -61,18 +62,17 @@ class LayerImport:
         self._array = annotate.layer_plane(layer, index)
 
     def table_for_labels(self) -> Any:
-        """The class table with a class for each value of the layer (in the GUI thread).
+        """The class table with a class for each value that `check_labels` has found.
 
         Raises
         ------
         InputError
             If the values are no classes.
         """
-        self.check_labels()
         values = annotate.distinct_values(self._array)
         if values is None or max(values, default=0) > 255:
             raise InputError(
-                f"{self._layer.name!r} has more values than a store has classes. Import it as "
+                f"{self._name!r} has more values than a store has classes. Import it as "
                 "objects of one class."
             )
         return annotate.extend_table(
