@@ -64,6 +64,7 @@ class RunsWidget(DockWidget):
         self._desk = desk
         self._leave: Callable[[], None] | None = None
         self._is_asked = False
+        self._listed: list[tuple[Path, str]] | None = None
         self._finder = LatestTask(runs.list_runs)
         self._build()
         self._finder.finished.connect(self._on_found)
@@ -195,15 +196,14 @@ class RunsWidget(DockWidget):
         before, other = self.chosen, self.other.currentData()
         for part in (self.list, self.other):
             part.blockSignals(True)
-            part.clear()
-        self.other.addItem("none", None)
-        for line in found:
-            item = QListWidgetItem(line.text)
-            item.setData(Qt.ItemDataRole.UserRole, str(line.folder))
-            item.setToolTip(str(line.folder))
-            self.list.addItem(item)
-            self.other.addItem(line.name, str(line.folder))
-        self._choose(found, before, other)
+        if [(line.folder, line.name) for line in found] != self._listed:
+            scrolled = self.list.verticalScrollBar().value()
+            self._fill(found)
+            self._choose(found, before, other)
+            if self.chosen == before:
+                self.list.verticalScrollBar().setValue(scrolled)
+        for index, line in enumerate(found):
+            self.list.item(index).setText(line.text)
         for part in (self.list, self.other):
             part.blockSignals(False)
         if not found:
@@ -215,6 +215,19 @@ class RunsWidget(DockWidget):
         if self.other.currentData() != other:
             self._on_compare(0)
         self._show_state()
+
+    def _fill(self, found: list[runs.RunLine]) -> None:
+        """List other runs than before; a list that stays keeps what one looks at in place."""
+        self._listed = [(line.folder, line.name) for line in found]
+        self.list.clear()
+        self.other.clear()
+        self.other.addItem("none", None)
+        for line in found:
+            item = QListWidgetItem(line.text)
+            item.setData(Qt.ItemDataRole.UserRole, str(line.folder))
+            item.setToolTip(str(line.folder))
+            self.list.addItem(item)
+            self.other.addItem(line.name, str(line.folder))
 
     def _choose(self, found: list[runs.RunLine], before: Path | None, other: Any) -> None:
         """The run that was chosen stays so; else the one of last time, else the newest."""
