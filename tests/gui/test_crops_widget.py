@@ -132,7 +132,6 @@ def test_slider_and_table(viewer: Any, widget: Any, qtbot: Any) -> None:
     qtbot.waitUntil(has_thumbnails(widget, 3), timeout=WAIT_MS)
 
 
-@pytest.mark.one_viewer
 def test_copied_code_names_the_place(widget: Any) -> None:
     widget.move_to((120, 130))
     widget.copy.click()

@@ -131,7 +131,6 @@ def test_a_run_started_headless_shows_live_and_obeys(
         process.wait()
 
 
-@pytest.mark.one_viewer
 def test_exports(
     viewer: Any, open_widget: Any, runs_folder: Path, tmp_path: Path, qtbot: Any,
     notices: list[str], monkeypatch: pytest.MonkeyPatch,

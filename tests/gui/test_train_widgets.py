@@ -224,7 +224,6 @@ def test_failure_in_the_thread_is_said(
     assert widget.start.isEnabled()
 
 
-@pytest.mark.one_viewer
 def test_copied_command_names_what_was_changed(widget: Any) -> None:
     widget.sources.add_layer.click()
     widget.copy.click()
@@ -234,7 +233,6 @@ def test_copied_command_names_what_was_changed(widget: Any) -> None:
     assert "--weight-decay" not in command
 
 
-@pytest.mark.one_viewer
 def test_copied_config_is_the_run(widget: Any, tmp_path: Path) -> None:
     widget.sources.add_layer.click()
     widget.copy_config.click()
