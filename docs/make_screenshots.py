@@ -36,6 +36,7 @@ def walk_crops(hands: Any, steps: int) -> None:
     hands.menu("File", "Open Sample", "MuViT", SAMPLE)
     widget = hands.open_widget("MuViT: Crops")
     hands.viewer.reset_view()  # the widget took room from the canvas
+    hands.viewer.scene.camera.zoom *= 0.85  # and the names of the boxes need some
     hands.type(widget.levels_edit, "1, 2, 4")
     hands.type(widget.size, "128")
     hands.click_image(220, 200)
@@ -115,7 +116,9 @@ def walk_predict(hands: Any, steps: int) -> None:
     runs = find_runs()
     hands.type(widget.folder.line, str(runs / "finetune-1"))
     hands.wait(lambda: widget.model is not None)
-    viewer.layers.selection.active = viewer.layers[0]  # no brush in the pictures
+    for layer in viewer.layers:
+        layer.mode = "pan_zoom"  # no brush in the pictures
+    viewer.layers.selection.active = viewer.layers[0]
     show_image_alone(viewer)
     hands.press(widget.live)
     name = f"{viewer.layers[0].name}: live prediction"
