@@ -63,7 +63,7 @@ def test_one_channel_of_several_is_what_is_meant(
     assert one.form.values()["channels"] == ("GFP",)
     whole.sources.image.choose("GFP")
     whole.sources.add_layer.click()
-    assert whole.config().channels == ("GFP",)
+    assert whole.form.values()["channels"] == ("GFP",)
     assert "reads the channel GFP alone" in notices[-1]
 
 
