@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,9 @@ FEW_CHANNELS = 6
 
 WHOLE_BYTES = 16 * 2**20
 """An array in memory of up to this size is told from others by every pixel."""
+
+_tokens: dict[int, tuple[weakref.ref[Any], str]] = {}
+"""Names of things in memory by their place there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,15 +253,29 @@ def _identity(array: Any) -> str:
     """Equal for arrays that are sure to hold the same, so that no cache serves one for another.
 
     dask names its arrays by what they are made of; an array of a folder is known by its place
-    and date; all others are different images each time that they are opened.
+    and date; all others are known as long as this process holds them, or their store.
     """
     if hasattr(array, "__dask_graph__"):
         return str(array.name)
-    root = getattr(getattr(array, "store", None), "root", None)
-    if root is None:
-        return uuid.uuid4().hex
-    place = Path(root) / str(getattr(array, "path", ""))
-    return repr((str(place.absolute()), date_of(str(place))))
+    store, inside = getattr(array, "store", None), str(getattr(array, "path", ""))
+    if getattr(store, "root", None) is not None:
+        place = Path(store.root) / inside
+        return repr((str(place.absolute()), date_of(str(place))))
+    kvstore = getattr(array, "kvstore", None)  # tensorstore's
+    if str(getattr(kvstore, "url", "")).startswith("file:"):
+        return repr((array.spec().to_json(), date_of(kvstore.path)))
+    return f"{_token(array if store is None else store)} {inside}"
+
+
+def _token(held: Any) -> str:
+    """A name of its own for a thing in memory."""
+    place = id(held)
+    reference, token = _tokens.get(place, (None, ""))
+    if reference is None or reference() is not held:
+        token = uuid.uuid4().hex
+        with contextlib.suppress(TypeError):  # things that nothing can watch are new each time
+            _tokens[place] = weakref.ref(held, lambda _: _tokens.pop(place, None)), token
+    return token
 
 
 def _sample(array: NDArray[Any]) -> NDArray[Any]:
