@@ -355,6 +355,21 @@ class TestOpenArrays:
         assert open_pyramid(zeros).fingerprint == open_pyramid(again).fingerprint
         assert open_pyramid(zeros).fingerprint != open_pyramid(ones).fingerprint
 
+    def test_arrays_of_a_class_of_ones_own_are_known_by_their_name(self) -> None:
+        class View:
+            shape, dtype, ndim = (40, 40), np.dtype(np.uint8), 2
+
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def __getitem__(self, key: Any) -> Any:
+                return np.zeros((40, 40), np.uint8)[key]
+
+        marks = [open_pyramid(View(name)).fingerprint for name in ("a", "a", "b")]
+        assert marks[0] == marks[1] != marks[2]
+        nameless = [open_pyramid(View("")).fingerprint for _ in range(2)]
+        assert nameless[0] != nameless[1]
+
     def test_a_group_far_away_is_opened_by_its_address(self) -> None:
         store = zarr.storage.FsspecStore.from_url("memory://bucket/image.zarr")
         zarr.create_group(store).create_array("0", data=np.full((8, 9), 5, np.uint8))

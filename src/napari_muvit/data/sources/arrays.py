@@ -24,6 +24,9 @@ FEW_CHANNELS = 6
 WHOLE_BYTES = 16 * 2**20
 """An array in memory of up to this size is told from others by every pixel."""
 
+PLACE_NAMES = ("zarr", "tensorstore", "h5py", "xarray")
+"""Packages whose arrays are named by their place in a file, which does not tell files apart."""
+
 _tokens: dict[int, tuple[weakref.ref[Any], str]] = {}
 """Names of things in memory by their place there."""
 
@@ -252,11 +255,13 @@ def _stamp(handles: tuple[HeldArray, ...]) -> str:
 def _identity(array: Any) -> str:
     """Equal for arrays that are sure to hold the same, so that no cache serves one for another.
 
-    dask names its arrays by what they are made of; an array of a folder is known by its place
-    and date; all others are known as long as this process holds them, or their store.
+    dask, and classes of one's own, name arrays by what they are made of; an array of a folder is
+    known by its place and date; all others are known as long as this process holds them, or
+    their store.
     """
-    if hasattr(array, "__dask_graph__"):
-        return str(array.name)
+    name, package = getattr(array, "name", None), type(array).__module__.partition(".")[0]
+    if name and isinstance(name, str) and package not in PLACE_NAMES:
+        return name
     store, inside = getattr(array, "store", None), str(getattr(array, "path", ""))
     if getattr(store, "root", None) is not None:
         place = Path(store.root) / inside
