@@ -262,11 +262,12 @@ def _identity(array: Any) -> str:
     name, package = getattr(array, "name", None), type(array).__module__.partition(".")[0]
     if name and isinstance(name, str) and package not in PLACE_NAMES:
         return name
-    store, inside = getattr(array, "store", None), str(getattr(array, "path", ""))
+    store: Any = getattr(array, "store", None)
+    kvstore: Any = getattr(array, "kvstore", None)  # tensorstore's
+    inside = str(getattr(array, "path", ""))
     if getattr(store, "root", None) is not None:
         place = Path(store.root) / inside
         return repr((str(place.absolute()), date_of(str(place))))
-    kvstore = getattr(array, "kvstore", None)  # tensorstore's
     if str(getattr(kvstore, "url", "")).startswith("file:"):
         return repr((array.spec().to_json(), date_of(kvstore.path)))
     return f"{_token(array if store is None else store)} {inside}"
