@@ -304,7 +304,8 @@ def test_preview_of_segmentation_has_four_panels_and_the_coarser_view(finetune_o
     run = start_finetune({**finetune_options, "steps": 1})
     [path] = [e.path for e in run if isinstance(e, PreviewEvent)][:1]
     picture = np.asarray(png_decode(path.read_bytes()))
-    assert picture.shape == (16 * 2 + 4, 16 * 4 + 12, 3)
+    assert picture.shape == (16 * 2 + 4, 16 * 4 + 12, 4)
+    assert not picture[-1, -1, 3]  # the rest of the second line lets the viewer through
 
 
 def test_whole_validation_images_are_predicted_and_scored(finetune_options, images):
