@@ -45,7 +45,7 @@ def buttons() -> list[tuple[str, str]]:
     return found
 
 
-def tests_of_both_viewers() -> str:
+def _tests_of_both_viewers() -> str:
     """The tests of this folder that are run with the plain viewer and with the proxy."""
     parts = []
     for path in sorted(HERE.glob("test_*.py")):
@@ -59,7 +59,7 @@ def tests_of_both_viewers() -> str:
 
 
 def test_every_button_is_pressed_in_both_viewers() -> None:
-    tests, known = tests_of_both_viewers(), buttons()
+    tests, known = _tests_of_both_viewers(), buttons()
     assert len(known) > 40
     pressed = set(re.findall(r"(\w+)\.click\(\)", tests))
     # A button with a menu is pressed where an entry of it is chosen.

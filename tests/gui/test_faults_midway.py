@@ -385,10 +385,10 @@ def test_instant_features_of_a_model_for_other_channels(
         paint(viewer.layers.selection.active, value)
     widget.instant.folder.set_path(str(trained.run))
     widget.instant.switch.click()
-    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
-    assert len(notices) == 1
-    assert "channels" in notices[0]
-    assert not widget.instant.switch.isChecked()
+    qtbot.waitUntil(lambda: "channels" in widget.instant.note.text(), timeout=WAIT_MS)
+    widget.instant.folder.set_path("")
+    qtbot.waitUntil(lambda: "certainty" in widget.instant.note.text(), timeout=WAIT_MS)
+    assert notices == []
 
 
 # -- import and export -----------------------------------------------------------------------
