@@ -158,6 +158,17 @@ def test_at_least_the_share_holds_foreground():
     assert sum(bool((plain.sample(i)["target"] == 1).any()) for i in range(40)) < 10
 
 
+def test_half_of_the_crops_hold_foreground_where_little_is_labelled():
+    labels = np.full(SHAPE, 255, np.uint8)
+    labels[:100, :100] = 0
+    labels[250:253, 350:353] = 1
+    few, all_labelled = finetune(unlabelled=255, background=0), finetune(background=0)
+    assert source(labels, few).foreground_fraction == 0.5
+    assert source(labels, finetune(unlabelled=255, background=0, foreground_fraction=0.0)
+                  ).foreground_fraction == 0
+    assert source(labels % 255, all_labelled).foreground_fraction == 0
+
+
 def test_foreground_is_drawn_from_the_images_that_have_it():
     labels = np.zeros((2, *SHAPE), np.uint8)
     labels[1, 20:24, 30:34] = 1

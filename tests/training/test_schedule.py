@@ -15,6 +15,11 @@ def test_rates_are_the_papers_at_its_batch_sizes():
     assert pretrain_rate(128) == 2 * pretrain_rate(32)
 
 
+def test_narrower_models_learn_at_a_higher_rate():
+    assert finetune_rate(16, 128) == 4 * finetune_rate(16, 512) == 4 * finetune_rate(16)
+    assert pretrain_rate(48, 256) == 2 * pretrain_rate(48)
+
+
 def test_warm_up_rises_to_the_highest_and_cosine_falls_to_nearly_zero():
     rates = [rate_at(step, 100, 1.0, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 11)

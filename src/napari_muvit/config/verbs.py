@@ -86,9 +86,10 @@ class FinetuneConfig(RunConfig):
         "Level supervision", "Weight of the loss on class fractions at coarser levels; by "
         "default 1 where labels cover enough, else 0.", group="Training", advanced=True,
         ge=0)] = None
-    foreground_fraction: Annotated[float, option(
-        "Foreground share", "Least share of training crops that hold a foreground class.",
-        group="Crops", advanced=True, ge=0, le=1)] = 0.0
+    foreground_fraction: Annotated[float | None, option(
+        "Foreground share", "Least share of training crops that hold a foreground class; by "
+        "default a half where little is labelled, else 0.",
+        group="Crops", advanced=True, ge=0, le=1)] = None
     epoch_size: Annotated[int, option(
         "Epoch", "Training samples that count as one epoch.", group="Training", advanced=True,
         ge=1)] = 4096

@@ -51,7 +51,11 @@ MAX_TRIES = 10
 """Draws after which a crop is taken even if it holds no annotation."""
 
 ENOUGH_COVERAGE = 0.25
-"""Labelled share of the images from which supervision at every level is on by default."""
+"""Labelled share of the images from which supervision at every level is on by default, and
+below which foreground is drawn more often."""
+
+FOREGROUND_SHARE = 0.5
+"""Least share of crops with foreground where little is labelled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +131,7 @@ class SampleSource:
                 for image, area in zip(self.images, areas, strict=True)]
         self.foreground_fraction = 0.0
         if self.augment and any(held):
-            self.foreground_fraction = getattr(config, "foreground_fraction", 0.0)
+            self.foreground_fraction = self._choose_share(config)
             self._foreground = np.cumsum(image_weights(held, config.image_weighting))
         self.fractions = self._wants_fractions(config) if fractions is None else fractions
 
@@ -154,6 +158,13 @@ class SampleSource:
         areas = np.asarray([float(np.prod(i.pyramid.spatial_shape)) for i in self.images])
         covered = np.asarray([image.coverage for image in self.images])
         return float((areas * covered).sum() / areas.sum())
+
+    def _choose_share(self, config: RunConfig) -> float:
+        """Among few labels, large areas of background would drown the rest."""
+        share: float | None = getattr(config, "foreground_fraction", None)
+        if share is not None:
+            return share
+        return FOREGROUND_SHARE if self.label_coverage < ENOUGH_COVERAGE else 0.0
 
     def _wants_fractions(self, config: RunConfig) -> bool:
         if not isinstance(config, FinetuneConfig) or self.class_table is None:

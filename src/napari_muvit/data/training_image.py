@@ -158,7 +158,7 @@ def _prepare(
     if part < 1 and measured is None and rule.kind == "percentile":
         measured = find_tissue(pyramid, view_pixels)
     found = measure(rule, pyramid, measured, max(FEWEST_BLOCKS, int(part * NUM_BLOCKS)))
-    share = getattr(config, "foreground_fraction", 0.0)
+    share = getattr(config, "foreground_fraction", None) or 0.0
     places, foreground, coverage = _label_limits(tissue, reader, config.tissue, share)
     bounds = np.asarray(pyramid.extent, dtype=np.float64)
     block = bounds

@@ -61,7 +61,7 @@ class MAETask:
         self.mask_per_sample = mask_per_sample
         self.modules: nn.Module = model
         self.model = model
-        self.base_rate = pretrain_rate(batch_size)
+        self.base_rate = pretrain_rate(batch_size, model.encoder.dim)
         self.save_model, self.names = save_model, names
         self.contrast = contrast or Contrast()
         levels = model.encoder.levels

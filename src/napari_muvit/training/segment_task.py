@@ -67,7 +67,7 @@ class SegmentTask:
             parts["levels"] = LevelSupervision(
                 model.encoder.dim, len(model.levels), model.num_classes)
         self.modules: nn.Module = nn.ModuleDict(parts)
-        self.base_rate = finetune_rate(config.batch_size)
+        self.base_rate = finetune_rate(config.batch_size, model.encoder.dim)
         background = table.background
         self.background = None if background is None else table.values.index(background)
         self.class_weights = parse_weights(config.class_weights, table)
