@@ -209,9 +209,10 @@ def test_viewer_closed_in_instant_mode_keeps_the_strokes(
 def test_viewer_closed_during_an_import(
     annotate: Any, viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold, done = threading.Event(), threading.Event()
+    begun, hold, done = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*arguments: Any, **options: Any) -> None:
+        begun.set()
         hold.wait(20)
         done.set()
 
@@ -219,6 +220,7 @@ def test_viewer_closed_during_an_import(
     viewer.add_labels(np.ones((192, 256), np.uint8), name="drawn", scale=(0.5, 0.5),
                       units=("um",) * 2)
     annotate.files.import_labels()
+    qtbot.waitUntil(begun.is_set, timeout=WAIT_MS)
     viewer.close()
     hold.set()
     qtbot.waitUntil(done.is_set, timeout=WAIT_MS)
