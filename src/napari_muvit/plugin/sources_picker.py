@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -155,12 +156,16 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         """Write what is only in memory to files, then add those."""
         self._saving = sources
         self.job = Job(lambda: store_all(sources))
-        self.job.reported.connect(self.note.setText)
+        self.job.reported.connect(self._on_saving)
         self.job.ended.connect(self._on_saved)
         self.destroyed.connect(self.job.cancel)
         self.add_layer.setEnabled(False)
         self.note.show()
         self.job.start()
+
+    def _on_saving(self, text: str) -> None:
+        if isalive(self.note):  # the viewer may have been closed since
+            self.note.setText(text)
 
     @notifies
     def _on_saved(self, error: BaseException | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QPushButton, QTabWidget, QVBoxLayout, QWidget
@@ -64,7 +65,7 @@ class TrainWidget(DockWidget):
         self.footer.addWidget(self.note)
         self.footer.addWidget(self.advice)
         self._adviser = LatestTask(checks.advise)
-        self._adviser.finished.connect(self.advice.setText)
+        self._adviser.finished.connect(self._on_advice)
         self._adviser.failed.connect(show_failure)
         self.destroyed.connect(self._adviser.stop)
         self.speed = SpeedPanel(self)
@@ -220,6 +221,10 @@ class TrainWidget(DockWidget):
         last = recall(choice.path, f"{self.verb}_run") if choice and choice.path else None
         if last:
             self._finder.request(Path(str(last)))
+
+    def _on_advice(self, text: str) -> None:
+        if isalive(self.advice):  # the viewer may have been closed since it was asked for
+            self.advice.setText(text)
 
     @notifies
     def _on_found(self, found: tuple[Path, bool] | None) -> None:
