@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from strokes import paint, saved
 
 from napari_muvit import api
 from napari_muvit.errors import InputError
@@ -166,17 +167,6 @@ def annotate(viewer: Any, open_widget: Any, image: Path) -> Any:
     return widget
 
 
-def paint(layer: Any, value: int) -> None:
-    indices = np.mgrid[10 * value : 10 * value + 8, 10:30].reshape(2, -1)
-    layer.data_setitem(tuple(indices), value)
-
-
-def counts(store: Path) -> dict[int, int]:
-    with api.AnnotationStore(store, writable=False) as opened:
-        found: dict[int, int] = opened.class_counts()
-    return found
-
-
 def test_window_removed_while_it_is_painted(
     annotate: Any, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path
 ) -> None:
@@ -190,7 +180,7 @@ def test_window_removed_while_it_is_painted(
     qtbot.wait(100)
     viewer.layers.remove(layer)
     store = tmp_path / "board_annotations.ome.zarr"
-    qtbot.waitUntil(lambda: counts(store) == {2: 160}, timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: saved(store) == {2: 160}, timeout=WAIT_MS)
     assert notices == []
 
 
@@ -203,7 +193,7 @@ def test_viewer_closed_in_instant_mode_keeps_the_strokes(
         paint(layer, value)
     viewer.close()
     store = tmp_path / "board_annotations.ome.zarr"
-    qtbot.waitUntil(lambda: counts(store) == {1: 160, 2: 160}, timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: saved(store) == {1: 160, 2: 160}, timeout=WAIT_MS)
 
 
 def test_viewer_closed_during_an_import(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QFileDialog
 from skimage.io import imsave
+from strokes import paint, saved
 
 from napari_muvit import api
 from napari_muvit.data.live_cache import LiveCache
@@ -315,17 +316,6 @@ def annotate(image: Path, open_widget: Any) -> Any:
     widget.level.setCurrentText("level 1")
     widget.here.click()
     return widget
-
-
-def paint(layer: Any, value: int) -> None:
-    indices = np.mgrid[10 * value : 10 * value + 8, 10:30].reshape(2, -1)
-    layer.data_setitem(tuple(indices), value)
-
-
-def saved(store: Path) -> dict[int, int]:
-    with api.AnnotationStore(store, writable=False) as opened:
-        found: dict[int, int] = opened.class_counts()
-    return found
 
 
 def test_image_deleted_in_instant_mode(
