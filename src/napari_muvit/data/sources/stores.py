@@ -67,7 +67,9 @@ def check_there(path: str, pixels: NDArray[Any]) -> None:
     SourceNotFoundError
         If `pixels` are all alike, and nothing lies at `path` any more.
     """
-    if is_url(path) or not pixels.size or (pixels != pixels.flat[0]).any():
+    if is_url(path) or not pixels.size or pixels.flat[0] != pixels.flat[-1]:
+        return
+    if (pixels != pixels.flat[0]).any():
         return
     if not Path(path).exists():
         raise SourceNotFoundError(f"{path} is gone. Put it back, and go on.", path)
