@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,10 +116,13 @@ def test_next_uncertain_place_is_gone_to(
 @pytest.mark.one_viewer
 def test_live_starts_again_from_its_cache(widget: Any, viewer: Any, qtbot: Any) -> None:
     start_live(widget, viewer, qtbot)
-    first = np.array(viewer.layers[LIVE].data)
     widget.live.click()
+    # The model ends its tile in a thread; until then cells are drawn again as others come.
+    qtbot.waitUntil(lambda: not any(
+        thread.name in ("muvit-live", "muvit-close") for thread in threading.enumerate()
+    ), timeout=WAIT_MS)
+    first = np.array(viewer.layers[LIVE].data)
     viewer.layers.remove(LIVE)
-    qtbot.wait(500)
     start_live(widget, viewer, qtbot)
     known = first > 0
     assert np.array_equal(np.asarray(viewer.layers[LIVE].data)[known], first[known])
