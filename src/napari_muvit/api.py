@@ -36,7 +36,7 @@ _HOMES = {
     "napari_muvit.data.samples": ("SampleSource",),
     "napari_muvit.data.rings": ("rings_image", "write_rings"),
     "napari_muvit.data.landmarks": ("landmarks_image", "write_landmarks"),
-    "napari_muvit.data.sampling": ("advise_levels",),
+    "napari_muvit.data.levels": ("advise_levels", "suggest_crops", "suggest_levels"),
     "napari_muvit.data.cohort": ("read_cohort",),
     "napari_muvit.data.annotations": ("AnnotationStore", "open_annotations"),
     "napari_muvit.data.annotation_metadata": ("default_class_table",),

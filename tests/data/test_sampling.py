@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_muvit.data.places import PlaceMap
-from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
+from napari_muvit.data.pyramid import pyramid_from_arrays
 from napari_muvit.data.sampling import (
     LevelGrids,
-    advise_levels,
     draw_corners,
     image_weights,
     is_due,
@@ -172,19 +171,6 @@ def test_images_too_small_for_both_blocks_are_not_cut():
     bounds = np.array([[-0.5, -0.5], [255.5, 255.5]])
     grid = grids()
     assert split_blocks(PlaceMap.everywhere(bounds), 0.2, grid.extents[-1], grid.extents[0]) is None
-
-
-def test_advice_names_better_levels():
-    pyramid = open_pyramid(np.zeros((512, 600), np.uint8)).renamed("slide")
-    advice = advise_levels(pyramid, (1, 8, 32), 256)
-    assert advice is not None
-    assert "slide" in advice
-    assert "8192 x 8192" in advice
-    assert "levels (1, 2)" in advice
-    assert advise_levels(pyramid, (1, 2), 256) is None
-    tiny = advise_levels(open_pyramid(np.zeros((64, 64), np.uint8)), (1,), 256)
-    assert tiny is not None
-    assert "smaller crop size" in tiny
 
 
 @pytest.mark.parametrize("at_end", [True, False])

@@ -24,7 +24,6 @@ import napari_muvit as muvit
 from napari_muvit import api, train
 from napari_muvit.__main__ import COMMANDS, dispatch
 from napari_muvit.config import FinetuneConfig, PredictConfig, PretrainConfig
-from napari_muvit.doors.init import suggest_crops
 from napari_muvit.doors.options import flag_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +222,10 @@ def test_the_table_of_levels_is_what_init_proposes() -> None:
                       re.MULTILINE)
     assert len(rows) >= 5
     for first, last, crop_size, levels in rows:
-        expected = int(crop_size), [int(level) for level in levels.split(",")]
+        expected = int(crop_size), tuple(int(level) for level in levels.split(","))
         for side in (first, last or first):
             number = int(side.replace(" ", ""))
-            assert suggest_crops((number, number // 2)) == expected, side
+            sizes = [(number // k, number // k // 2) for k in (1, 2) if number > k]
+            image = api.pyramid_from_arrays(
+                [np.broadcast_to(np.uint8(0), size) for size in sizes or [(1, 1)]], axes="yx")
+            assert api.suggest_crops(image) == expected, side

@@ -20,7 +20,7 @@ from napari_muvit import api
 from napari_muvit.__main__ import COMMANDS, main, usage
 from napari_muvit.config import FinetuneConfig, PretrainConfig, parse_config
 from napari_muvit.doors.doctor import examine
-from napari_muvit.doors.init import config_text, suggest_crops
+from napari_muvit.doors.init import config_text
 from napari_muvit.doors.shell import run_command
 from napari_muvit.errors import ConfigError, MuvitWarning
 
@@ -146,17 +146,6 @@ def test_init_writes_a_config_that_is_valid_and_explains_every_option(
     assert main(["init", kind, str(image), "--output", str(path)]) == 2
     assert "nothing is overwritten" in sentence(capsys)
     assert config_text(kind, [str(image)], None) == text
-
-
-@pytest.mark.parametrize(
-    ("shape", "crop_size", "levels"),
-    [((13000, 9000), 256, [1, 8, 32]), ((512, 512), 128, [1, 4]), ((100, 100), 128, [1]),
-     ((3, 4864, 3968), 256, [1, 4, 16])],
-)
-def test_suggested_levels_reach_from_detail_to_the_whole(
-    shape: tuple[int, ...], crop_size: int, levels: list[int]
-) -> None:
-    assert suggest_crops(shape) == (crop_size, levels)
 
 
 def test_the_doctor_names_every_part() -> None:

@@ -31,7 +31,7 @@ def image(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "PRESETS", ("tiny",))
-    monkeypatch.setattr(plan, "suggest_crops", lambda shape: (32, [1, 2]))
+    monkeypatch.setattr(api, "suggest_crops", lambda pyramid: (32, (1, 2)), raising=False)
 
 
 @pytest.mark.usefixtures("small_plan")
@@ -55,7 +55,7 @@ def test_times_grow_with_steps_tiles_and_planes(monkeypatch: pytest.MonkeyPatch)
 
     def times(*shape: int) -> plan.PresetTimes:
         pyramid: Any = SimpleNamespace(spatial_shape=shape)
-        return plan.measure(pyramid, "image", "tiny", 64, [1, 4], "cpu")
+        return plan.measure(pyramid, "image", "tiny", 64, (1, 4), "cpu")
 
     flat = times(480, 960)
     assert flat.pretrain == flat.finetune == 0.5 * plan.STEPS * plan.BATCH_SIZE

@@ -13,6 +13,7 @@ import pytest
 
 from napari_muvit import geometry
 from napari_muvit.data.labels import ClassTable, LabelClass
+from napari_muvit.data.levels import suggest_crops, suggest_levels
 from napari_muvit.plugin import engine, remembered, stored_images
 
 
@@ -65,6 +66,8 @@ class StubBackend:
     """The verbs of ``napari_muvit.api`` that widgets use, small and without torch."""
 
     ClassTable = ClassTable
+    suggest_crops = staticmethod(suggest_crops)
+    suggest_levels = staticmethod(suggest_levels)
 
     def __init__(self) -> None:
         self.stores: dict[str, np.ndarray] = {}

@@ -87,6 +87,25 @@ def test_levels_and_memory_are_judged_before_start(widget: Any, qtbot: Any) -> N
     qtbot.waitUntil(lambda: widget.advice.text() == "", timeout=WAIT_MS)
 
 
+def test_levels_and_crop_size_suit_the_image(
+    viewer: Any, open_widget: Any, picture: Path, qtbot: Any
+) -> None:
+    viewer.open(str(picture), plugin="napari")
+    widget = open_widget("MuViT: Pretrain")
+    editors = widget.form.editors
+    widget.sources.add_layer.click()
+    qtbot.waitUntil(lambda: editors["crop_size"].text() == "128", timeout=WAIT_MS)
+    assert editors["levels"].text() == "1"
+    crops = open_widget("MuViT: Crops")
+    qtbot.waitUntil(lambda: crops.image is not None, timeout=WAIT_MS)
+    assert crops.levels_edit.text() == "1"
+    crops.levels_edit.setText("1, 2")
+    crops.levels_edit.editingFinished.emit()
+    tuned = open_widget("MuViT: Fine-tune")
+    tuned.sources.add(str(picture))
+    qtbot.waitUntil(lambda: tuned.form.editors["levels"].text() == "1, 2", timeout=WAIT_MS)
+
+
 @pytest.mark.one_viewer
 @pytest.mark.parametrize("detached", [False, True], ids=["thread", "process"])
 def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from napari_muvit import api
 from napari_muvit.config import FinetuneConfig, PretrainConfig
 from napari_muvit.errors import SourceError
 from napari_muvit.plugin import checks
+from napari_muvit.plugin.remembered import remember
 
 BASE = {"images": ("a.zarr",), "output": "run", "device": "cpu"}
 
@@ -73,3 +76,19 @@ def test_the_planes_of_a_volume_are_told(kind: Any, z: Any, words: str) -> None:
     options = {**BASE, "z": z, **({"labels": ("l.zarr",)} if kind is FinetuneConfig else {})}
     assert words in checks.advise(backend, kind.model_validate(options))
     assert judged == [volume if z is None else plane]
+
+
+def test_levels_are_suggested_as_in_crops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image = str(tmp_path / "slide.ome.zarr")
+    api.create_pyramid(image, shape=(3000, 3000), axes="yx", levels=(1, 2), dtype="uint8")
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"image,split\n{image},train\n", encoding="utf-8")
+    for path in (image, str(table)):
+        assert checks.suggest_options(api, path) == {"levels": (1, 8), "crop_size": (256,)}
+    remember(image, levels="1, 2", crop_size=64)
+    for path in (image, str(table)):
+        assert checks.suggest_options(api, path) == {"levels": (1, 2), "crop_size": (64,)}
+    assert checks.suggest_options(api, str(tmp_path / "gone.ome.zarr")) == {}

@@ -76,16 +76,7 @@ def test_picture_of_rgb_is_unchanged() -> None:
     assert np.array_equal(picture, np.moveaxis(image, 0, -1))
 
 
-def test_suggested_levels_reach_the_whole_image() -> None:
-    extent = np.array([[-0.5, -0.5], [20_000.5, 30_000.5]])
-    assert crops.suggest_levels(extent, 256) == (1, 8, 64)
-    assert crops.suggest_levels(np.array([[-0.5, -0.5], [99.5, 99.5]]), 256) == (1,)
-
-
-def test_levels_far_beyond_the_stored_ones_are_not_suggested() -> None:
-    extent = np.array([[-0.5, -0.5], [80_000.5, 80_000.5]])
-    assert crops.suggest_levels(extent, 256, stored=1) == (1, 4, 16)
-    assert crops.suggest_levels(extent, 256, stored=32) == (1, 16, 256)
+def test_levels_that_are_slow_to_average_are_named() -> None:
     assert crops.averaging_text((1, 16), 256, 1) == ""
     assert "level 32 is averaged" in crops.averaging_text((1, 32), 256, 1)
     assert crops.averaging_text((1, 32), 256, 8) == ""

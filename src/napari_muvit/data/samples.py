@@ -28,10 +28,10 @@ from napari_muvit.data.augment import (
 from napari_muvit.data.crop import parse_scaled_axes
 from napari_muvit.data.fractions import class_fractions
 from napari_muvit.data.labels import ClassTable, infer_class_table
+from napari_muvit.data.levels import advise_levels
 from napari_muvit.data.sampling import (
     Placing,
     Split,
-    advise_levels,
     draw_corners,
     image_weights,
     is_due,

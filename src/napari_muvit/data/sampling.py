@@ -19,9 +19,7 @@ from napari_muvit.data.places import PlaceMap
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import (
     FloatArray,
-    crop_extents,
     nested_corner_range,
-    parse_levels,
     parse_size,
 )
 
@@ -211,54 +209,3 @@ def _quantile(places: PlaceMap, axis: int, share: float) -> float:
     width = np.diff(inside) / np.diff(edges)
     total = np.concatenate([[0.0], np.cumsum(counts * width)])
     return float(np.interp(share * total[-1], total, inside))
-
-
-def inside_share(extent: Sequence[float], crop: Sequence[float]) -> float:
-    """Largest share of a crop, field of view `crop`, that an image of `extent` can fill."""
-    ratios = np.minimum(np.asarray(extent, float) / np.asarray(crop, float), 1.0)
-    return float(ratios.prod())
-
-
-def advise_levels(
-    pyramid: Pyramid, levels: Sequence[float], size: int | Sequence[int],
-    scaled_axes: Sequence[int] | None = None, least: float = 0.5,
-) -> str | None:
-    """A sentence that names better levels where crops are mostly outside the image, or None.
-
-    Parameters
-    ----------
-    least
-        Smallest share of a crop that should lie inside the image at its best place.
-    """
-    levels = parse_levels(levels)
-    spans = crop_extents(levels, size, pyramid.ndim, scaled_axes)
-    shares = [inside_share(pyramid.spatial_shape, span) for span in spans]
-    if shares[-1] >= least:
-        return None
-    kept = [level for level, share in zip(levels, shares, strict=True) if share >= least]
-    better = tuple(kept) or (levels[0],)
-    largest = _largest_level(pyramid, size, scaled_axes, least)
-    if largest > better[-1]:
-        better = (*better, largest)
-    shape = " x ".join(str(n) for n in pyramid.spatial_shape)
-    span = " x ".join(f"{v:g}" for v in spans[-1])
-    pixels = " x ".join(str(n) for n in parse_size(size, pyramid.ndim))
-    remedy = f"levels {better}" if better != levels else "a smaller crop size"
-    return (
-        f"crops of {pixels} px at level {levels[-1]} span {span} px, but image {pyramid.name!r} "
-        f"has {shape} px: at least {1 - shares[-1]:.0%} of each would be padding. "
-        f"Better here: {remedy}."
-    )
-
-
-def _largest_level(
-    pyramid: Pyramid, size: int | Sequence[int], scaled_axes: Sequence[int] | None, least: float
-) -> int:
-    """The largest power of two whose crop can lie inside the image to the share `least`."""
-    level = 1
-    while level < 1 << 20:
-        span = crop_extents((level * 2,), size, pyramid.ndim, scaled_axes)[0]
-        if inside_share(pyramid.spatial_shape, span) < least:
-            break
-        level *= 2
-    return level

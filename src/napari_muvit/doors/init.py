@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -52,13 +51,13 @@ def config_text(kind: str, images: Sequence[str], labels: Sequence[str] | None) 
     """The config file for `images`, its levels chosen to suit them."""
     from napari_muvit import api
 
-    shape = api.open_pyramid(images[0]).spatial_shape
-    crop_size, levels = suggest_crops(shape)
+    pyramid = api.open_pyramid(images[0])
+    crop_size, levels = api.suggest_crops(pyramid)
     values: dict[str, Any] = {
         "images": list(images), "levels": levels, "crop_size": [crop_size],
         "output": f"runs/{kind}",
     }
-    if len(shape) > 2:
+    if len(pyramid.spatial_shape) > 2:
         values["z"] = "all"  # a cube of 256 px a side fits no memory
     missing: list[str] = []
     if kind == "finetune":
@@ -90,19 +89,6 @@ def _to_do(missing: Sequence[str]) -> list[str]:
     return ["# These label images do not exist yet. Correct 'labels' below, paint them in napari",
             "# (MuViT: Annotate), or bring outlines: napari-muvit annotate IMAGE GEOJSON",
             *(f"#   {path}" for path in missing)]
-
-
-def suggest_crops(spatial_shape: Sequence[int]) -> tuple[int, list[int]]:
-    """Crop size and levels for an image: from full detail to a view of about the whole side.
-
-    The coarsest level is the largest power of two, up to 32, whose crop fits the longer side;
-    a middle one joins where the two are far apart (the paper takes 1, 8, 32 for 13 000 px).
-    """
-    side = max(spatial_shape[-2:])
-    crop_size = 256 if side >= 1024 else 128
-    power = max(0, min(5, int(math.log2(max(1.0, side / crop_size)))))
-    levels = {1, 2**power} | ({2 ** (power // 2 + power % 2)} if power >= 4 else set())
-    return crop_size, sorted(levels)
 
 
 def _header(kind: str) -> list[str]:

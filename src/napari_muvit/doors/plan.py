@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_muvit.doors.init import suggest_crops
 from napari_muvit.doors.shell import duration, say
 from napari_muvit.errors import MuvitError
 
@@ -48,7 +47,7 @@ def plan(image: str, device: str = "auto") -> Iterator[str]:
     from napari_muvit import api
 
     pyramid = api.open_pyramid(image)
-    crop_size, levels = suggest_crops(pyramid.spatial_shape)
+    crop_size, levels = api.suggest_crops(pyramid)
     yield (f"{pyramid.name}: {' x '.join(map(str, pyramid.spatial_shape))} px; levels "
            f"{', '.join(map(str, levels))}, crops of {crop_size} px, batch {BATCH_SIZE}"
            + (", plane by plane" if num_planes(pyramid) > 1 else ""))
@@ -63,7 +62,7 @@ def plan(image: str, device: str = "auto") -> Iterator[str]:
 
 
 def measure(
-    pyramid: Any, image: str, preset: str, crop_size: int, levels: list[int], device: str
+    pyramid: Any, image: str, preset: str, crop_size: int, levels: tuple[int, ...], device: str
 ) -> PresetTimes:
     """The times of one preset from `MEASURED_STEPS` steps of one crop each, and one block."""
     from napari_muvit import api

@@ -188,28 +188,8 @@ def _colored(image: NDArray[Any], display: Sequence[ChannelDisplay]) -> FloatArr
     return picture
 
 
-MOST_AVERAGED = 16
-"""How many times smaller than the image's smallest array a suggested level may be."""
-
-
 MOST_READ = 4096
 """Longest side, in pixels, of what is read for one crop without a hint that it is slow."""
-
-
-def suggest_levels(image: FloatArray, size: int, stored: float = np.inf) -> tuple[float, ...]:
-    """Three levels that suit an image: full resolution, its surroundings, most of the image.
-
-    Parameters
-    ----------
-    image
-        (2, A) world px box of the image.
-    stored
-        Factor of the image's smallest array: levels far beyond would read most of its pixels.
-    """
-    widest = min(float(np.max(image[1] - image[0])) / size, MOST_AVERAGED * stored)
-    coarsest = max(0, int(np.floor(np.log2(max(widest, 1.0)))))
-    exponents = sorted({0, round(coarsest / 2), coarsest})
-    return parse_levels([2**exponent for exponent in exponents])
 
 
 def averaging_text(levels: Sequence[float], size: int, stored: float) -> str:

@@ -158,10 +158,11 @@ class CropsWidget(DockWidget):
     def _first_choice(self, image: ResolvedImage) -> crops.CropChoice:
         """Levels and size as they were last chosen for the image, else what suits it."""
         extent = np.asarray(image.pyramid.extent)
-        size = int(recall_own(image.key, "crop_size") or self._side)
+        side = recall_own(image.key, "crop_size")
         known = recall_own(image.key, "levels") or preference("levels", "")
+        size = int(side) if side else self.backend.suggest_crops(image.pyramid)[0]
         levels = crops.parse_levels_text(str(known)) if known else (
-            crops.suggest_levels(extent, size, self._stored)
+            self.backend.suggest_levels(image.pyramid, size)
         )
         center = extent.mean(axis=0)
         if len(center) > NUM_AXES:

@@ -68,6 +68,10 @@ class TrainWidget(DockWidget):
         self._adviser.finished.connect(self._on_advice)
         self._adviser.failed.connect(show_failure)
         self.destroyed.connect(self._adviser.stop)
+        self._proposer = LatestTask(checks.suggest_options)
+        self._proposer.finished.connect(self._on_proposal)
+        self._proposer.failed.connect(show_failure)
+        self.destroyed.connect(self._proposer.stop)
         self.speed = SpeedPanel(self)
         self.speed.changed.connect(self._show_state)
         self.footer.addWidget(self.speed)
@@ -164,8 +168,21 @@ class TrainWidget(DockWidget):
         if images and not self.output.path:
             parent = Path(images[0]).expanduser().resolve().parent / "muvit-runs"
             self.output.line.setText(str(runs.free_folder(parent, self.verb)))
-            self.form.set_values(recall(images[0], self.verb) or {})
+            known = recall(images[0], self.verb)
+            self.form.set_values(known or {})
+            if known is None:
+                self._proposer.request(self.backend, images[0])
         self._on_changed()
+
+    def _on_proposal(self, proposed: dict[str, Any]) -> None:
+        """Take levels that suit the first image, unless others were chosen meanwhile."""
+        if not isalive(self.form):
+            return  # the viewer was closed since it was asked for
+        shown = self.form.values()
+        untouched = all(shown[name] == self.kind.model_fields[name].default for name in proposed)
+        if proposed and untouched:
+            self.form.set_values(proposed)
+            self._on_changed()
 
     def _on_channels(self, names: tuple[str, ...]) -> None:
         """Learn from the channel that the layer shows, where its file has others too."""
