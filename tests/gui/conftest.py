@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         is_one = metafunc.definition.get_closest_marker("one_viewer") is not None
         kinds = ["plain"] if is_one else ["plain", "proxy"]
         metafunc.parametrize("make_viewer", kinds, indirect=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _frozen_imports() -> None:
+    """Libraries are loaded once and for all: collecting after each viewer need not walk them."""
+    import dask.array
+    import napari
+    import napari._qt.qt_main_window
+    import torch
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -43,8 +43,8 @@ def test_shows_boxes_thumbnails_and_table(
     layer = viewer.layers[LAYER_NAME]
     assert len(layer.data) == 3
     assert list(layer.features["level"]) == ["level 1", "level 2", "level 4"]
-    assert widget.table.item(2, 2).text() == "1024"
-    assert widget.table.item(2, 3).text() == "512"
+    assert widget.table.item(2, 2).text() == "512"
+    assert widget.table.item(2, 3).text() == "256"
     widget.centre.click()
     assert np.allclose(widget.choice.center, (299.5, 399.5), atol=1)
 
