@@ -314,7 +314,6 @@ def test_folder_of_annotations_is_remembered(
     assert widget.list.count() == 1
 
 
-@pytest.mark.one_viewer
 def test_coarse_brush_sets_mixed_pixels_below_it(
     viewer: Any, widget: Any, image_path: Path, qtbot: Any
 ) -> None:

@@ -22,7 +22,6 @@ def test_binding_is_the_one_asked_for() -> None:
     assert API_NAMES[asked] == API_NAME
 
 
-@pytest.mark.one_viewer
 @pytest.mark.parametrize("name", NAMES)
 def test_widget_opens(
     name: str, viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any,

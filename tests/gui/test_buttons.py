@@ -128,7 +128,6 @@ def runs(viewer: Any, open_widget: Any, trained: SimpleNamespace, tmp_path: Path
     return widget
 
 
-@pytest.mark.one_viewer
 def test_a_stopped_run_is_resumed(
     runs: Any, qtbot: Any, notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +212,6 @@ def test_features_are_cancelled(
     assert notices == []
 
 
-@pytest.mark.one_viewer
 def test_following_a_training_is_switched_by_its_box(viewer: Any, open_widget: Any) -> None:
     widget = open_widget("MuViT: Predict")
     widget.follow.click()

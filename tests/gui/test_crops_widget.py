@@ -96,7 +96,6 @@ def test_inner_box_is_dragged_and_the_image_is_not(viewer: Any, widget: Any) -> 
     assert camera.mouse_pan == event_free
 
 
-@pytest.mark.one_viewer
 def test_dragging_elsewhere_pans(viewer: Any, widget: Any) -> None:
     widget.move_to((300, 300))
     path = [mouse("mouse_press", 50, 50), mouse("mouse_move", 80, 90)]
@@ -111,7 +110,6 @@ def test_follows_the_cursor_inside_the_image(viewer: Any, widget: Any) -> None:
     assert np.allclose(widget.choice.center, (150, 799.5))
 
 
-@pytest.mark.one_viewer
 def test_wrong_levels_are_said_and_put_back(
     viewer: Any, widget: Any, notices: list[str]
 ) -> None:
@@ -122,7 +120,6 @@ def test_wrong_levels_are_said_and_put_back(
     assert widget.levels_edit.text() == "1, 2"
 
 
-@pytest.mark.one_viewer
 def test_slider_and_table(viewer: Any, widget: Any, qtbot: Any) -> None:
     widget.levels_slider.setValue((0, 1, 3))
     assert widget.levels_edit.text() == "1, 2, 8"

@@ -69,7 +69,6 @@ def test_image_file_that_is_gone_is_named(
     MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
     OSError(28, "No space left on device", "cache"),
 ])
-@pytest.mark.one_viewer
 def test_live_that_cannot_start_says_why(
     widget: Any, failure: Exception, notices: list[str], qtbot: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -86,7 +85,6 @@ def test_live_that_cannot_start_says_why(
     assert is_idle(widget)
 
 
-@pytest.mark.one_viewer
 def test_checkpoint_of_other_levels_is_told_once(
     widget: Any, viewer: Any, notices: list[str], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,7 +226,6 @@ def test_image_removed_while_crops_are_read(
     assert not widget.copy.isEnabled()
 
 
-@pytest.mark.one_viewer
 def test_crops_of_a_file_that_is_gone_are_named(
     viewer: Any, open_widget: Any, image: Path, notices: list[str], qtbot: Any
 ) -> None:

@@ -128,7 +128,6 @@ def test_layer_removed_while_the_whole_is_predicted(
     assert predict.progress.value() <= 0
 
 
-@pytest.mark.one_viewer
 def test_output_of_another_model_is_left_alone(
     predict: Any, qtbot: Any, notices: list[str], tmp_path: Path
 ) -> None:
@@ -216,7 +215,6 @@ def test_image_deleted_during_live_is_told_once(
     predict.live.click()
 
 
-@pytest.mark.one_viewer
 @pytest.mark.parametrize(("failure", "said"), [
     (FULL, "No space left on device"), (MemoryError(), "memory"),
 ])
@@ -360,7 +358,6 @@ def test_layers_removed_in_instant_mode(
     assert name not in viewer.layers
 
 
-@pytest.mark.one_viewer
 def test_instant_features_of_a_model_for_other_channels(
     viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
     notices: list[str],
@@ -410,7 +407,6 @@ def test_layer_removed_during_an_import(
     assert "class 7" in path.read_text()
 
 
-@pytest.mark.one_viewer
 @pytest.mark.parametrize(("failure", "said"), [
     (FULL, "No space left on device"), (MemoryError(), "There is not enough memory"),
 ])

@@ -148,7 +148,6 @@ def test_training_keeps_the_graphics_card(
     assert "processor" not in widget.note.text()
 
 
-@pytest.mark.one_viewer
 def test_too_wide_a_view_is_said(
     widget: Any, viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +158,6 @@ def test_too_wide_a_view_is_said(
     assert "too wide for level 1: zoom in" in widget.note.text()
 
 
-@pytest.mark.one_viewer
 def test_console(viewer: Any, trained: SimpleNamespace) -> None:
     from napari_muvit.plugin import show_attention, show_features
 
@@ -180,7 +178,6 @@ def test_console(viewer: Any, trained: SimpleNamespace) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.one_viewer
 @pytest.mark.parametrize(("failure", "said"), [
     (OSError(28, "No space left on device", "spill"), "No space left on device: spill."),
     (MemoryError(), "There is not enough memory"),
@@ -206,7 +203,6 @@ def test_failures_are_said_and_leave_the_buttons_usable(
 
 
 @pytest.mark.faults
-@pytest.mark.one_viewer
 def test_image_deleted_before_computing(
     viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
     notices: list[str],
@@ -248,7 +244,6 @@ def test_viewer_closed_while_computing(widget: Any, viewer: Any, qtbot: Any) -> 
 
 
 @pytest.mark.faults
-@pytest.mark.one_viewer
 def test_model_that_is_gone(widget: Any, qtbot: Any, notices: list[str], tmp_path: Path) -> None:
     widget.folder.set_path(str(tmp_path / "nothing"))
     qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)

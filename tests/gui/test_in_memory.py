@@ -87,7 +87,6 @@ def test_channels_and_drawn_labels_are_added_to_a_run(
     assert notices == []
 
 
-@pytest.mark.one_viewer
 def test_full_disk_is_told_and_the_copy_goes_on_later(
     viewer: Any, open_widget: Any, board: np.ndarray, qtbot: Any, notices: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -112,7 +111,6 @@ def test_full_disk_is_told_and_the_copy_goes_on_later(
     qtbot.waitUntil(lambda: bool(widget.sources.images()), timeout=WAIT_MS)
 
 
-@pytest.mark.one_viewer
 def test_large_lazy_image_is_read_only_where_it_is_shown(
     viewer: Any, open_widget: Any, qtbot: Any
 ) -> None:

@@ -113,7 +113,6 @@ def test_next_uncertain_place_is_gone_to(
     assert "nothing is predicted yet" in notices[-1]
 
 
-@pytest.mark.one_viewer
 def test_live_starts_again_from_its_cache(widget: Any, viewer: Any, qtbot: Any) -> None:
     start_live(widget, viewer, qtbot)
     widget.live.click()
@@ -129,7 +128,6 @@ def test_live_starts_again_from_its_cache(widget: Any, viewer: Any, qtbot: Any) 
     widget.live.click()
 
 
-@pytest.mark.one_viewer
 def test_live_ends_with_its_layer(
     widget: Any, viewer: Any, qtbot: Any, notices: list[str]
 ) -> None:
@@ -140,7 +138,6 @@ def test_live_ends_with_its_layer(
     assert notices == []
 
 
-@pytest.mark.one_viewer
 def test_live_follows_a_newer_checkpoint(
     widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
@@ -176,7 +173,6 @@ def test_view_and_whole_agree_with_the_console(
     assert np.array_equal(layer.data, expected[top : top + height, left : left + width])
 
 
-@pytest.mark.one_viewer
 def test_a_store_goes_on_at_the_command_line_and_back(
     widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -202,7 +198,6 @@ def written_at(store: Path) -> dict[str, int]:
             if path.is_file()}
 
 
-@pytest.mark.one_viewer
 def test_queue_predicts_several_and_leaves_out_what_is_damaged(
     widget: Any, viewer: Any, qtbot: Any, trained: SimpleNamespace, tmp_path: Path,
     notices: list[str],
@@ -245,7 +240,6 @@ def test_region_and_outlines(widget: Any, viewer: Any, qtbot: Any, tmp_path: Pat
     assert "FeatureCollection" in (tmp_path / "part.geojson").read_text()
 
 
-@pytest.mark.one_viewer
 def test_console(viewer: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path) -> None:
     from napari_muvit.plugin import lazy_labels, live_prediction, show_crops
 
@@ -259,7 +253,6 @@ def test_console(viewer: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Pa
     session.stop()
 
 
-@pytest.mark.one_viewer
 def test_training_samples(
     viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any
 ) -> None:
@@ -278,7 +271,6 @@ def test_training_samples(
     assert not np.allclose(boxes[0], boxes[1])
 
 
-@pytest.mark.one_viewer
 def test_image_of_other_channels_is_refused(
     widget: Any, viewer: Any, notices: list[str], qtbot: Any
 ) -> None:
@@ -314,7 +306,6 @@ def test_whole_result_and_live_prediction_do_not_cover_each_other(
     assert not whole.visible
 
 
-@pytest.mark.one_viewer
 def test_the_run_on_the_image_is_offered(
     viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -126,7 +126,6 @@ def test_no_memory_left_on_the_card(start: Any, desk: DeviceDesk, qtbot: Any) ->
     assert found.engine.devices == ["cuda", "cpu"]
 
 
-@pytest.mark.one_viewer
 def test_the_cache_is_as_large_as_the_preference_says(
     start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from napari_muvit.plugin import features, features_layers, predict
 from napari_muvit.plugin.layers import ImageChoice, resolve_image
 from napari_muvit.plugin.predict_layers import add_prediction
 from napari_muvit.plugin.preview_layer import show_preview
-
-pytestmark = pytest.mark.one_viewer
 
 
 def items(picker: Any) -> list[str]:

@@ -54,7 +54,6 @@ def test_lists_shows_and_compares(
     assert Path(QGuiApplication.clipboard().text()).parent.is_dir()
 
 
-@pytest.mark.one_viewer
 @pytest.mark.parametrize("name", ["MuViT: Runs", "MuViT: Fine-tune"])
 def test_curves_follow_the_theme(viewer: Any, open_widget: Any, qtbot: Any, name: str) -> None:
     from napari.utils.theme import get_theme
@@ -72,7 +71,6 @@ def test_curves_follow_the_theme(viewer: Any, open_widget: Any, qtbot: Any, name
                 assert text == colors.text.as_rgb_tuple()[:3]
 
 
-@pytest.mark.one_viewer
 def test_runs_that_come_go_or_break_show_by_themselves(
     viewer: Any, open_widget: Any, runs_folder: Path, qtbot: Any, notices: list[str]
 ) -> None:
@@ -172,7 +170,6 @@ def test_remembers_its_folder(
 
 
 @pytest.mark.faults
-@pytest.mark.one_viewer
 @pytest.mark.parametrize(("failure", "said"), [
     (OSError(28, "No space left on device", "package"), "No space left on device: package."),
     (MemoryError(), "There is not enough memory"),

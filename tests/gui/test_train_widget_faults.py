@@ -18,14 +18,17 @@ from napari_muvit import api
 from napari_muvit.models.mae import MAE
 from napari_muvit.training import files as training_files
 
-pytestmark = [pytest.mark.faults, pytest.mark.one_viewer]
+pytestmark = pytest.mark.faults
 WAIT_MS = 90_000
 LONG = {
     "levels": (1, 4), "crop_size": (32,), "preset": "tiny", "steps": 5000, "batch_size": 2,
     "tissue": "none", "preview_every": 5000, "checkpoint_every": 5, "threads": 1, "device": "cpu",
     "validate_every": 5000,
 }
-HOW = pytest.mark.parametrize("detached", [False, True], ids=["thread", "process"])
+HOW = pytest.mark.parametrize("detached", [
+    pytest.param(False, id="thread"),
+    pytest.param(True, id="process", marks=pytest.mark.one_viewer),
+])
 
 
 @pytest.fixture
@@ -135,6 +138,7 @@ def test_memory_runs_out_while_training(
     goes_on(widget, qtbot)
 
 
+@pytest.mark.one_viewer
 def test_process_that_is_killed(widget: Any, qtbot: Any, notices: list[str]) -> None:
     start(widget, qtbot, detached=True)
     widget.control._process.kill()
@@ -145,6 +149,7 @@ def test_process_that_is_killed(widget: Any, qtbot: Any, notices: list[str]) -> 
     goes_on(widget, qtbot)
 
 
+@pytest.mark.one_viewer
 def test_viewer_closed_while_a_process_trains(
     widget: Any, viewer: Any, qtbot: Any
 ) -> None:

@@ -49,7 +49,6 @@ def is_idle(widget: Any) -> bool:
     return bool(widget.control is None and not widget.stop.isEnabled())
 
 
-@pytest.mark.one_viewer
 def test_start_waits_for_images_and_folder(viewer: Any, open_widget: Any) -> None:
     widget = open_widget("MuViT: Pretrain")
     assert not widget.start.isEnabled()
@@ -59,7 +58,6 @@ def test_start_waits_for_images_and_folder(viewer: Any, open_widget: Any) -> Non
     assert "muvit-runs" in widget.output.path
 
 
-@pytest.mark.one_viewer
 def test_wrong_option_is_named_before_start(widget: Any, picture: Path) -> None:
     widget.sources.add_layer.click()
     assert widget.sources.images() == (str(picture),)
@@ -106,8 +104,10 @@ def test_levels_and_crop_size_suit_the_image(
     qtbot.waitUntil(lambda: tuned.form.editors["levels"].text() == "1, 2", timeout=WAIT_MS)
 
 
-@pytest.mark.one_viewer
-@pytest.mark.parametrize("detached", [False, True], ids=["thread", "process"])
+@pytest.mark.parametrize("detached", [
+    pytest.param(False, id="thread"),
+    pytest.param(True, id="process", marks=pytest.mark.one_viewer),
+])
 def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:
     widget.sources.add_layer.click()
     widget.detached.setChecked(detached)
@@ -227,7 +227,6 @@ def test_process_that_cannot_start_says_why(
     assert widget.start.isEnabled()
 
 
-@pytest.mark.one_viewer
 def test_failure_in_the_thread_is_said(
     widget: Any, notices: list[str], qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +277,6 @@ def test_time_is_measured_before_the_start(widget: Any, picture: Path, qtbot: An
     assert widget.speed.text.text() == ""
 
 
-@pytest.mark.one_viewer
 def test_measuring_is_cancelled_and_fails_in_words(
     widget: Any, qtbot: Any, notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,6 @@ def test_view_is_one_plane_and_whole_is_all(
     assert np.array_equal(shown[known], there[known])
 
 
-@pytest.mark.one_viewer
 def test_live_goes_to_the_time_point_that_is_shown(
     of_planes: Any, viewer: Any, qtbot: Any, stack: np.ndarray
 ) -> None:
@@ -138,7 +137,6 @@ def volume_model(tmp_path: Path) -> Path:
     return tmp_path / "volume"
 
 
-@pytest.mark.one_viewer
 def test_model_of_volumes(
     widget: Any, viewer: Any, qtbot: Any, volume_model: Path, notices: list[str], tmp_path: Path,
 ) -> None:
@@ -161,7 +159,6 @@ def test_model_of_volumes(
     assert widget.view.isEnabled()
 
 
-@pytest.mark.one_viewer
 def test_strokes_on_several_planes_teach_a_model_of_planes(
     viewer: Any, open_widget: Any, qtbot: Any, tmp_path: Path, stack: np.ndarray
 ) -> None:
