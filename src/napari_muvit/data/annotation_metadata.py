@@ -99,6 +99,19 @@ def read_table(attributes: dict[str, Any]) -> ClassTable:
     return table if table is not None else ClassTable((), UNLABELLED, None)
 
 
+def check_store(path: Path) -> None:
+    """Refuse to go on where an open store was deleted or moved: missing chunks are no labels,
+    and new ones would lie in a folder that is no store.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If it is not at `path` any more.
+    """
+    if not (path / "zarr.json").is_file():
+        raise SourceNotFoundError(f"{path} is gone. Put it back, and go on.", source=str(path))
+
+
 def edit_attributes(
     path: Path, muvit: dict[str, Any], table: ClassTable | None = None
 ) -> dict[str, Any]:
@@ -107,6 +120,7 @@ def edit_attributes(
 
     from napari_muvit.data.omezarr import image_label
 
+    check_store(path)
     group = zarr.open_group(str(path), mode="r+")
     attributes = dict(group.attrs)
     attributes["muvit"] = {**(attributes.get("muvit") or {}), **muvit}

@@ -9,6 +9,7 @@ image soon after; whatever a crash left in the log is brought into the image on 
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import threading
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.annotation_metadata import (
     check_class_table,
+    check_store,
     create_annotations,
     edit_attributes,
     read_attributes,
@@ -126,7 +128,8 @@ class AnnotationStore:
         self._closing = threading.Lock()
         self._writer: StrokeWriter | None = None
         if self._lock is not None:
-            self._writer = StrokeWriter(self.arrays, self._log, self._lock.touch)
+            check = functools.partial(check_store, self.path)
+            self._writer = StrokeWriter(self.arrays, self._log, self._lock.touch, check)
             # For stores that nobody closes. Zarr's own exit handler ends its event loop; ours
             # is registered later and so runs before it.
             self._finish = weakref.finalize(self, _finish, self._writer, self._lock)
@@ -182,13 +185,22 @@ class AnnotationStore:
         ----------
         start, size
             First pixel and number of pixels, in pixels of the level. Outside the image: 0.
+
+        Raises
+        ------
+        SourceNotFoundError
+            If the store was deleted or moved since it was opened.
         """
         level = parse_level(level, self.shape, self.arrays.scaled_axes)
         if self._writer is None:
-            return self.arrays.read(level, start, size)
-        self._writer.flush()
-        with self._writer.lock:
-            return self.arrays.read(level, start, size)
+            labels = self.arrays.read(level, start, size)
+        else:
+            self._writer.flush()
+            with self._writer.lock:
+                labels = self.arrays.read(level, start, size)
+        if not labels.any():
+            check_store(self.path)  # chunks that are missing read as unlabelled
+        return labels
 
     def write(
         self, level: int, start: Sequence[int], mask: NDArray[np.bool_],
@@ -327,6 +339,7 @@ class AnnotationStore:
         return np.stack(boxes) if boxes else np.zeros((0, 2, len(self.shape)))
 
     def _stored_blocks(self) -> Iterator[Block]:
+        check_store(self.path)
         return self.arrays.stored_blocks(self.path / "0")
 
     def _require_writer(self) -> StrokeWriter:

@@ -79,15 +79,19 @@ class StrokeWriter:
         Where changes go.
     on_idle
         Called by the thread about once a second, for heartbeats.
+    check
+        Called before each chunk; raises where the image must not be written.
     """
 
     def __init__(
-        self, arrays: LabelArrays, log: StrokeLog, on_idle: Callable[[], None] = lambda: None
+        self, arrays: LabelArrays, log: StrokeLog, on_idle: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.history = UndoHistory()
         self.lock = threading.RLock()
         self.counts: dict[int, int] | None = None
-        self._arrays, self._log, self._on_idle = arrays, log, on_idle
+        self._arrays, self._log = arrays, log
+        self._on_idle, self._check = on_idle, check
         self._condition = threading.Condition()
         self._waiting: deque[tuple[int, list[Change]]] = deque()
         self._error: Exception | None = None
@@ -133,10 +137,11 @@ class StrokeWriter:
                 if not self._condition.wait(deadline - time.monotonic()):
                     break
             error, left = self._error, len(self._waiting)
+            why = str(error).rstrip(".")
         if error is not None:
             raise WriteError(
-                f"annotations cannot be written ({error}). They are kept in memory and tried "
-                "again; make room on the disk or restore access to the folder."
+                f"annotations cannot be written ({why}). They are kept in "
+                "memory and tried again; make room on the disk or restore access to the folder."
             ) from error
         if left:
             raise WriteError(
@@ -203,6 +208,7 @@ class StrokeWriter:
         steps = self._arrays.apply(changes)
         while True:
             # One chunk at a time, so that readers wait for a chunk and not for a stroke.
+            self._check()
             with self.lock:
                 pairs = next(steps, None)
                 if pairs is None:
