@@ -18,9 +18,9 @@ def sentence(error: BaseException) -> str:
     """What to tell the user about `error`."""
     if isinstance(error, MuvitError):
         return str(error)
-    if isinstance(error, MemoryError):
-        return "There is not enough memory for this. Take fewer levels or a smaller crop size."
     text = str(error).strip().split("\n")[0]
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:  # torch's words
+        return "There is not enough memory for this. Take fewer levels or a smaller crop size."
     if "out of memory" in text.lower():
         return (
             "The graphics card has not enough free memory for this. Take a smaller crop size or "
