@@ -338,6 +338,34 @@ def test_image_deleted_in_instant_mode(
     assert len(notices) == said
 
 
+@pytest.mark.parametrize("failure", [
+    MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+])
+def test_memory_that_runs_out_in_instant_mode(
+    failure: Exception, annotate: Any, viewer: Any, qtbot: Any, notices: list[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is said once and instant mode ends; strokes are kept, and it can be tried again."""
+    def fail(*arguments: Any) -> Any:
+        raise failure
+
+    layer = viewer.layers.selection.active
+    with monkeypatch.context() as patch:
+        patch.setattr(api.InstantPrediction, "predict", fail)
+        annotate.instant.switch.click()
+        for value in (1, 2):
+            paint(layer, value)
+        qtbot.waitUntil(lambda: not annotate.instant.switch.isChecked(), timeout=WAIT_MS)
+        qtbot.wait(300)
+    assert len(notices) == 1
+    assert "not enough memory" in notices[0]
+    store = tmp_path / "board_annotations.ome.zarr"
+    qtbot.waitUntil(lambda: saved(store) == {1: 160, 2: 160}, timeout=WAIT_MS)
+    annotate.instant.switch.click()
+    qtbot.waitUntil(lambda: "board: instant prediction" in viewer.layers, timeout=WAIT_MS)
+    assert len(notices) == 1
+
+
 def test_layers_removed_in_instant_mode(
     annotate: Any, viewer: Any, qtbot: Any, notices: list[str]
 ) -> None:
@@ -434,6 +462,50 @@ def test_import_and_export_that_fail_are_said(
     assert annotate.note.text() == ""
     assert annotate.files.isEnabled()
     assert annotate.here.isEnabled()
+
+
+@pytest.mark.parametrize("gone", ["image", "store"])
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_files_deleted_during_an_import_or_export(
+    way: str, gone: str, annotate: Any, image: Path, viewer: Any, qtbot: Any,
+    notices: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither needs the image; without the store both say that it is gone."""
+    window = viewer.layers.selection.active
+    store = tmp_path / "board_annotations.ome.zarr"
+    paint(window, 1)
+    qtbot.waitUntil(lambda: saved(store) == {1: 160}, timeout=WAIT_MS)
+    verb = "paint_instances" if way == "in" else "export_geojson"
+    real = getattr(api, verb)
+
+    def delete_first(*arguments: Any, **options: Any) -> Any:
+        moved(image) if gone == "image" else store.rename(store.with_name("elsewhere"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(api, verb, delete_first)
+    outlines = tmp_path / "o.geojson"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(outlines), ""))
+    if way == "in":
+        labels = np.zeros((192, 256), np.uint8)
+        labels[150:160, 50:60] = 7
+        drawn = viewer.add_labels(labels, name="drawn", scale=(0.5, 0.5), units=("um",) * 2)
+        viewer.layers.selection.active = drawn
+        entry(annotate.files.imports, "Chosen labels layer, objects").trigger()
+    else:
+        entry(annotate.files.exports, "GeoJSON").trigger()
+    qtbot.waitUntil(lambda: annotate.files.job is None, timeout=WAIT_MS)
+    assert annotate.files.isEnabled()
+    if gone == "store":
+        assert len(notices) == 1
+        assert "board_annotations.ome.zarr is gone" in notices[0]
+        assert not store.exists()
+        assert not outlines.exists()
+        store.with_name("elsewhere").rename(store)
+    else:
+        assert notices == []
+        assert outlines.exists() == (way == "out")
+    expected = {1: 160, 2: 100} if way == "in" else {1: 160}
+    qtbot.waitUntil(lambda: saved(store) == expected, timeout=WAIT_MS)
 
 
 def test_outlines_that_cannot_be_written(
