@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from napari_muvit import geometry
 from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.data.levels import suggest_crops, suggest_levels
+from napari_muvit.data.memory import shared_cache
 from napari_muvit.plugin import engine, remembered, stored_images
 
 
@@ -229,3 +231,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     }
     api.finetune(config).wait()
     return paths
+
+
+@pytest.fixture
+def board(trained: SimpleNamespace, viewer: Any, tmp_path: Path) -> Path:
+    """A copy of the image of `trained`, open in the viewer, to be deleted."""
+    path = Path(shutil.copytree(trained.image, tmp_path / "board.ome.zarr"))
+    viewer.open(str(path), plugin="napari-muvit")
+    return path
+
+
+@pytest.fixture
+def nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small an image would be read once; a large one is read piece by piece."""
+    monkeypatch.setattr(shared_cache, "takes", lambda nbytes: False)
