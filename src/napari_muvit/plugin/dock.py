@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QEvent, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
@@ -65,6 +65,7 @@ class DockWidget(QWidget):  # type: ignore[misc]
         super().__init__()
         self.viewer = napari_viewer
         self._backend = backend
+        self._was_docked = False
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
@@ -86,6 +87,20 @@ class DockWidget(QWidget):  # type: ignore[misc]
         if self._backend is None:
             self._backend = engine.default_backend()
         return self._backend
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Go when the dock is closed: napari takes the widget out of it and leaves it behind."""
+        super().changeEvent(event)
+        if event.type() != QEvent.Type.ParentChange:
+            return
+        if self.parent() is not None:
+            self._was_docked = True
+        elif self._was_docked:
+            QTimer.singleShot(0, self._end_if_alone)
+
+    def _end_if_alone(self) -> None:
+        if isalive(self) and self.parent() is None:
+            self.deleteLater()
 
     def listen(self, emitter: Any, method: Callable[..., Any]) -> None:
         """Call `method` on every event of `emitter` until this widget is destroyed."""
