@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from qtpy.QtWidgets import QApplication, QColorDialog, QWidget
 
 from napari_muvit import api
 from napari_muvit.data.annotations import AnnotationStore
-from napari_muvit.plugin import engine
+from napari_muvit.errors import LockedError
+from napari_muvit.plugin import annotate, engine
 from napari_muvit.plugin.devices import DESK
 
 WAIT_MS = 60_000
@@ -595,3 +597,58 @@ def test_instant_features_beside_a_training_are_told(
         assert notices == []
     finally:
         release()
+
+
+def is_free(path: Path) -> Any:
+    """Whether nobody holds the store."""
+    def check() -> bool:
+        try:
+            AnnotationStore(path).close()
+        except LockedError:
+            return False
+        return True
+
+    return check
+
+
+def test_a_closed_widget_gives_the_store_back(
+    viewer: Any, widget: Any, open_widget: Any, image_path: Path, qtbot: Any, notices: list[str]
+) -> None:
+    path = store_path(image_path)
+    widget.here.click()
+    layer = viewer.layers[-1]
+    with qtbot.waitSignal(widget.destroyed, timeout=WAIT_MS):
+        viewer.window.remove_dock_widget(widget.parent())
+    assert not is_free(path)()
+    viewer.layers.remove(layer)
+    assert is_free(path)()
+    for _ in range(2):  # with the store, but without a window
+        again = open_widget("MuViT: Annotate")
+        assert again.list.count() == 1
+        assert not is_free(path)()
+        with qtbot.waitSignal(again.destroyed, timeout=WAIT_MS):
+            viewer.window.remove_dock_widget(again.parent())
+        qtbot.waitUntil(is_free(path), timeout=WAIT_MS)
+    assert notices == []
+
+
+def test_import_goes_on_when_the_viewer_closes_before_values_are_read(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, found = threading.Event(), annotate.distinct_values
+
+    def slow(array: Any) -> Any:
+        hold.wait(20)
+        return found(array)
+
+    monkeypatch.setattr(annotate, "distinct_values", slow)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[10:20, 10:30] = 7
+    viewer.add_labels(labels)
+    widget.files.imports.menu().actions()[0].trigger()
+    viewer.close()
+    hold.set()
+    qtbot.waitUntil(is_free(store_path(image_path)), timeout=WAIT_MS)
+    is_saved(store_path(image_path), {7: 200})()
+    with AnnotationStore(store_path(image_path), writable=False) as store:
+        assert 7 in store.classes.values

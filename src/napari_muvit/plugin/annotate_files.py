@@ -8,9 +8,9 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QWidget
 
-from napari_muvit.errors import InputError
+from napari_muvit.errors import MuvitError
 from napari_muvit.plugin.annotate_import import LayerImport
-from napari_muvit.plugin.annotate_session import AnnotationDock
+from napari_muvit.plugin.annotate_session import AnnotationDock, AnnotationSession
 from napari_muvit.plugin.background import Job
 from napari_muvit.plugin.notices import notifies, show_failure
 
@@ -34,8 +34,8 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         super().__init__()
         self._dock = dock
         self.job: Job | None = None
-        self._done, self._found = "", None
-        self._then: Callable[[Any], None] | None = None
+        self._done = ""
+        self._session: AnnotationSession | None = None
         self.imports = _menu_button("Import", "Paint labels, shapes or a file into the store.")
         self.exports = _menu_button("Export", "Write annotations or classes to a file.")
         add = self.imports.menu().addAction
@@ -67,24 +67,26 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         """Paint the values of the chosen labels layer."""
         importer = self._layer_import()
         importer.check_labels()
-
-        def paint(table: Any) -> None:
-            self._dock.adopt_classes(table)
-            self._start(importer.paint_labels, "The labels are painted.")
-
-        self._start(importer.table_for_labels, then=paint)
+        self._start(lambda store: importer.steps_for_labels())
 
     @notifies
     def import_objects(self, checked: bool = False) -> None:
         """Paint the objects of the chosen labels layer as the chosen class."""
         importer, value = self._layer_import(), self._dock.classes.value
         importer.check_labels()
-        self._start(lambda: importer.paint_objects(value), "The objects are painted.")
+
+        def paint(store: Any) -> Iterator[Any]:
+            importer.paint_objects(value)
+            yield "The objects are painted."
+
+        self._start(paint)
 
     @notifies
     def import_shapes(self, checked: bool = False) -> None:
         """Paint the chosen shapes layer as the chosen class."""
-        self._paint_polygons(self._layer_import().polygons(self._dock.classes.value))
+        backend = self._dock.backend
+        polygons = self._layer_import().polygons(self._dock.classes.value)
+        self._start(lambda store: paint_areas(backend, store, polygons))
 
     @notifies
     def import_geojson(self, checked: bool = False, path: str = "") -> None:
@@ -92,15 +94,16 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         path = path or QFileDialog.getOpenFileName(self, "Import GeoJSON", "", GEOJSON)[0]
         if not path:
             return
-        classes, backend = self._dock.require_session().store.classes, self._dock.backend
+        backend = self._dock.backend
 
-        def paint(found: Any) -> None:
-            polygons, table = found
-            if table != classes:
-                self._dock.adopt_classes(table)
-            self._paint_polygons(polygons)
+        def paint(store: Any) -> Iterator[Any]:
+            polygons, table = backend.read_geojson(path, store.classes)
+            if table != store.classes:
+                store.set_classes(table)
+                yield table
+            yield from paint_areas(backend, store, polygons)
 
-        self._start(lambda: backend.read_geojson(path, classes), then=paint)
+        self._start(paint)
 
     @notifies
     def import_classes(self, checked: bool = False, path: str = "") -> None:
@@ -112,10 +115,17 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
     @notifies
     def export_geojson(self, checked: bool = False, path: str = "") -> None:
         """Write all annotations for QuPath."""
-        store, backend = self._dock.require_session().store, self._dock.backend
+        self._dock.require_session()
+        backend = self._dock.backend
         path = path or QFileDialog.getSaveFileName(self, "Export GeoJSON", "", GEOJSON)[0]
-        if path:
-            self._start(lambda: backend.export_geojson(store, path), f"Written to {path}.")
+        if not path:
+            return
+
+        def write(store: Any) -> Iterator[Any]:
+            backend.export_geojson(store, path)
+            yield f"Written to {path}."
+
+        self._start(write)
 
     @notifies
     def export_classes(self, checked: bool = False, path: str = "") -> None:
@@ -124,59 +134,58 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         if path:
             self._dock.backend.write_classes(path, self._dock.classes.table)
 
-    def _paint_polygons(self, polygons: list[Any]) -> None:
-        store, backend = self._dock.require_session().store, self._dock.backend
-        self._start(lambda: backend.paint_polygons(store, polygons),
-                    f"{len(polygons)} areas are painted.")
+    def _start(self, work: Callable[[Any], Iterator[Any]]) -> None:
+        """Run `work` on the store in a thread, with the buttons locked.
 
-    def _start(
-        self, work: Callable[[], Any], done: str = "", then: Callable[[Any], None] | None = None
-    ) -> None:
-        """Run `work` in a thread with the buttons locked, then say `done`.
+        It goes on to its end, and the store stays open for it, if another image is chosen or the
+        viewer is closed meanwhile.
 
         Parameters
         ----------
-        then
-            Called in the GUI thread with what `work` found, to go on from there.
+        work
+            Yields class tables that it gave the store, and what to say at the end.
         """
-        def generate() -> Iterator[Any]:
-            yield work()
+        session = self._dock.require_session()
+        session.hold()
 
-        self._done, self._then, self._found = done, then, None
-        self._store = self._dock.require_session().store
+        def generate() -> Iterator[Any]:
+            try:
+                yield from work(session.store)
+            finally:
+                session.release()
+
+        self._done, self._session = "", session
         self.job = Job(generate)
         self.job.reported.connect(self._on_found)
         self.job.ended.connect(self._on_ended)
         self.job.start()
         self.started.emit("Working …")
 
+    @notifies
     def _on_found(self, found: Any) -> None:
-        self._found = found
+        if isinstance(found, str):
+            self._done = found
+        elif self._dock.session is self._session:
+            self._dock.adopt_classes(found)
 
     @notifies
     def _on_ended(self, error: BaseException | None) -> None:
         self.job = None
-        then, self._then = self._then, None
-        if error is None and then is not None:
-            error = self._go_on(then)
-            if error is None:
-                return
-        session = self._dock.session
-        if session is not None:
-            session.refresh()
+        session, self._session = self._session, None
         self.ended.emit(self._done if error is None else "")
+        try:
+            if session is not None:
+                session.refresh()
+        except MuvitError as gone:  # the store was deleted meanwhile, which is the reason of all
+            error = error or gone
         if error is not None:
             show_failure(error)
 
-    def _go_on(self, then: Callable[[Any], None]) -> Exception | None:
-        """Go on with what was found; why that cannot be, if so."""
-        try:
-            if self._dock.require_session().store is not self._store:
-                raise InputError("another image was chosen, so nothing is imported. Import again.")
-            then(self._found)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
-            return error
-        return None
+
+def paint_areas(backend: Any, store: Any, polygons: list[Any]) -> Iterator[Any]:
+    """Paint polygons, then say how many."""
+    backend.paint_polygons(store, polygons)
+    yield f"{len(polygons)} areas are painted."
 
 
 def _menu_button(text: str, tooltip: str) -> QPushButton:

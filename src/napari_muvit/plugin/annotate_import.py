@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from napari_muvit.errors import InputError
@@ -78,6 +78,15 @@ class LayerImport:
         return annotate.extend_table(
             self._session.store.classes, values, self._backend.LabelClass
         )
+
+    def steps_for_labels(self) -> Iterator[Any]:
+        """Give the store the classes it lacks, then paint; yields the table and what to say."""
+        table = self.table_for_labels()
+        if table != self._session.store.classes:
+            self._session.store.set_classes(table)
+            yield table
+        self.paint_labels()
+        yield "The labels are painted."
 
     def paint_labels(self) -> None:
         """Paint values as classes; 0 is left alone, as in napari it means nothing."""

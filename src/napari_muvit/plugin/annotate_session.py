@@ -1,12 +1,13 @@
 """Open annotation windows of one image: layers painted in, and the store they are saved to.
 
 A session lives as long as one of its layers is in the viewer, whatever happens to the dock
-widget: every stroke is written when the mouse is released, and the store gives its lock back
-with the last window.
+widget: every stroke is written when the mouse is released. The store gives its lock back with
+the last window, or when the last one that holds it (the widget, an import) lets go.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -123,6 +124,8 @@ class AnnotationSession:
         self.windows: dict[str, OpenWindow] = {}
         self.num_changed = 0
         self.overview: Any = None
+        self._holders = 0
+        self._counting = threading.Lock()
 
     def open_at_view(self, viewer: Any, layer: Any, level: int | None = None) -> OpenWindow | None:
         """A window over what the canvas shows of the image `layer`; None if it shows nothing."""
@@ -157,7 +160,15 @@ class AnnotationSession:
             window.labels = layer.data
         opened = OpenWindow(self, window, layer)
         self.windows[window.place.name] = opened
+        # napari keeps no more than a weak tie to this method; twice is once.
+        viewer.layers.events.removed.connect(self._on_removed)
         return opened
+
+    @notifies
+    def _on_removed(self, event: Any) -> None:
+        """A layer is gone; with the last window also the store, if nobody else needs it."""
+        self.drop_removed(event.source)
+        self.close()
 
     def save(self) -> None:
         """Hand what was painted in any window to the store."""
@@ -259,10 +270,40 @@ class AnnotationSession:
         sides = np.asarray(place.size[-2:]) * place.level * per_px
         viewer.scene.camera.zoom = float(np.min(np.asarray(canvas_size) / sides))
 
+    def hold(self) -> None:
+        """Keep the store open also while no window is, until `release`."""
+        with self._counting:
+            self._holders += 1
+
+    def release(self) -> None:
+        """Need the store no longer (in any thread)."""
+        with self._counting:
+            self._holders -= 1
+        self.close()
+
     def close(self) -> None:
-        """Save everything and give the store's lock back, unless windows are open."""
-        if not self.windows:
+        """Write everything and give the store's lock back, unless somebody needs it."""
+        if not self.windows and not self._holders:
             self.store.close()
+
+
+class HeldSession:
+    """The session that a widget holds; it survives the widget, to let go of it then."""
+
+    def __init__(self) -> None:
+        self.session: AnnotationSession | None = None
+
+    def take(self, session: AnnotationSession) -> None:
+        """Hold `session` from now on."""
+        session.hold()
+        self.session = session
+
+    @notifies
+    def let_go(self, widget: Any = None) -> None:
+        """Hold nothing any more."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.release()
 
 
 class AnnotationDock(Protocol):

@@ -21,7 +21,12 @@ from qtpy.QtWidgets import (
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.plugin import annotate
 from napari_muvit.plugin.annotate_files import AnnotationFiles
-from napari_muvit.plugin.annotate_session import AnnotationSession, OpenWindow, find_session
+from napari_muvit.plugin.annotate_session import (
+    AnnotationSession,
+    HeldSession,
+    OpenWindow,
+    find_session,
+)
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.class_list import ClassList
 from napari_muvit.plugin.crops import render_crop
@@ -44,7 +49,8 @@ class AnnotateWidget(DockWidget):
     def __init__(self, napari_viewer: Any, backend: Any = None) -> None:
         super().__init__(napari_viewer, backend)
         self.image: ResolvedImage | None = None
-        self.session: AnnotationSession | None = None
+        self._held = HeldSession()
+        self.destroyed.connect(self._held.let_go)
         self._seen = -1
         self._counter = LatestTask(_count)
         self._painter = LatestTask(_Thumbnails().draw)
@@ -59,6 +65,11 @@ class AnnotateWidget(DockWidget):
         self._timer.start(SAVE_MS)
         self.listen(self.viewer.layers.events.removed, self._on_removed)
         self._on_image()
+
+    @property
+    def session(self) -> AnnotationSession | None:
+        """The annotations of the chosen image, None while there are none."""
+        return self._held.session
 
     def _build(self) -> None:
         self.picker = ImagePicker(self, "Image to annotate.")
@@ -155,8 +166,10 @@ class AnnotateWidget(DockWidget):
         """The annotations that the image already has."""
         if self.image is not None:
             path = annotate.store_path(self.backend, self.image, self.folder.path)
-            self.session = find_session(self.viewer.layers, path)
-            if self.session is None and path.exists():
+            known = find_session(self.viewer.layers, path)
+            if known is not None:
+                self._held.take(known)
+            elif path.exists():
                 self._open(self.image, path)
         self._show_session()
 
@@ -168,7 +181,7 @@ class AnnotateWidget(DockWidget):
         except MuvitError as error:
             self.note.setText(sentence(error))
             raise
-        self.session = AnnotationSession(store, image)
+        self._held.take(AnnotationSession(store, image))
 
     def require_session(self) -> AnnotationSession:
         """The session of the chosen image; begins its store if there is none."""
@@ -186,10 +199,9 @@ class AnnotateWidget(DockWidget):
     def _leave(self) -> None:
         self.instant.stop()
         self.overview.setChecked(False)
-        session, self.session = self.session, None
-        if session is not None:
-            session.save()
-            session.close()
+        if self.session is not None:
+            self.session.save()
+        self._held.let_go()
 
     def _show_session(self) -> None:
         session = self.session
