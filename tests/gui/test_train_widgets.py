@@ -114,9 +114,18 @@ def test_pretrain(detached: bool, widget: Any, qtbot: Any) -> None:
     widget.start.click()
     assert not widget.start.isEnabled()
     assert widget.stop.isEnabled()
-    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert widget.view.headline.text() == "Starting …"
+    said = set()
+
+    def has_ended() -> bool:
+        said.add(widget.view.headline.text().split(",")[0])
+        return is_idle(widget)
+
+    qtbot.waitUntil(has_ended, timeout=WAIT_MS)
+    assert "Interrupted" not in said
     qtbot.waitUntil(lambda: widget.view.picture is not None
                     and widget.view.picture.state == "completed", timeout=WAIT_MS)
+    assert not widget.resume.isEnabled()
     assert len(widget.view.picture.train) == 4
     assert widget.view.losses.plot.listDataItems()
     assert not widget.view.preview.pixmap().isNull()
@@ -179,7 +188,7 @@ def test_process_pauses_goes_on_stops_and_resumes(
     widget.sources.add_layer.click()
     widget.form.set_values({"steps": 4000, "checkpoint_every": 4000})
     widget.start.click()
-    qtbot.waitUntil(lambda: shown_step(widget) > 1, timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: shown_step(widget) > 40, timeout=WAIT_MS)
     folder = api.RunFolder(widget.output.path)
     widget.pause.click()
     assert widget.pause.text() == "Continue"
@@ -187,6 +196,8 @@ def test_process_pauses_goes_on_stops_and_resumes(
     step = folder.status().step
     qtbot.wait(1000)
     assert folder.status().step <= step + 1
+    assert widget.view.headline.text().startswith("Paused, step")
+    assert "faint: every step" in widget.view.losses.caption.text()
     widget.pause.click()
     qtbot.waitUntil(lambda: folder.status().step > step + 1, timeout=WAIT_MS)
     widget.stop.click()
@@ -195,6 +206,7 @@ def test_process_pauses_goes_on_stops_and_resumes(
     assert folder.state_path.exists()
     stopped_at = folder.status().step
     widget.resume.click()
+    qtbot.waitUntil(lambda: widget.view.headline.text() == "Starting …", timeout=WAIT_MS)
     qtbot.waitUntil(lambda: shown_step(widget) > stopped_at, timeout=WAIT_MS)
     runs = open_widget("MuViT: Runs")
     qtbot.waitUntil(lambda: runs.stop.isEnabled(), timeout=WAIT_MS)

@@ -61,6 +61,17 @@ def test_long_curves_are_thinned_to_what_a_screen_shows() -> None:
     assert runs.thin(curve[:10]) == curve[:10]
 
 
+def test_smooth_curves_keep_their_ends_and_lose_their_noise() -> None:
+    curve = tuple((step, step / 100 + (-1) ** step) for step in range(1, 201))
+    smoothed = runs.smooth(curve)
+    assert [step for step, _ in smoothed] == [step for step, _ in curve]
+    assert (smoothed[0], smoothed[-1]) == (curve[0], curve[-1])
+    middle = np.array(smoothed)[20:-20]
+    assert np.abs(middle[:, 1] - middle[:, 0] / 100).max() < 0.1
+    gap = tuple((step, float("nan") if step == 50 else 1.0) for step in range(1, 101))
+    assert {value for _, value in runs.smooth(gap)} == {1.0}
+
+
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
     from napari_muvit import api
 

@@ -16,7 +16,7 @@ from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import DockWidget, wrapped_label
 from napari_muvit.plugin.notices import notifies
 from napari_muvit.plugin.preview_layer import show_preview
-from napari_muvit.plugin.runs import Comparison, Curve, RunPicture, compare
+from napari_muvit.plugin.runs import Comparison, Curve, RunPicture, compare, smooth
 
 REFRESH_MS = 1000
 READ_SHARE = 20
@@ -26,14 +26,19 @@ CURVE_HEIGHT = 150
 RATE_HEIGHT = 100
 FEW_POINTS = 30
 AXIS_WIDTH = 50
+FAINT = 90
+"""Opacity of the points that a smooth line goes through, of 255."""
+STARTING, PAUSED = "Starting", "Paused"
 
 
 class Curves(QWidget):  # type: ignore[misc]
     """Curves in one pair of axes, with their names in their colours above."""
 
-    def __init__(self, title: str, height: int, tooltip: str) -> None:
+    def __init__(
+        self, title: str, height: int, tooltip: str, is_smoothed: bool = False
+    ) -> None:
         super().__init__()
-        self._title = title
+        self._title, self._is_smoothed, self._has_smooth = title, is_smoothed, False
         self.setToolTip(tooltip)
         self.caption = wrapped_label(title)
         self.plot = pg.PlotWidget(background=None)
@@ -54,7 +59,7 @@ class Curves(QWidget):  # type: ignore[misc]
         layout.addWidget(self.plot)
 
     def draw(self, curves: dict[str, Curve], others: dict[str, Curve] | None = None) -> None:
-        """Replace what is shown; curves of few points get dots.
+        """Replace what is shown; curves of few points get dots, long ones a smooth line.
 
         Parameters
         ----------
@@ -63,13 +68,15 @@ class Curves(QWidget):  # type: ignore[misc]
         """
         self.plot.clear()
         others = others or {}
-        names = []
+        names, self._has_smooth = [], False
         for index, name in enumerate({**curves, **others}):
             color = CURVE_COLORS[index % len(CURVE_COLORS)]
             self._line(curves.get(name, ()), color)
             self._line(others.get(name, ()), color, is_dashed=True)
             if name and (curves.get(name) or others.get(name)):
                 names.append(f'<span style="color:{color}">\u25cf</span>&nbsp;{html.escape(name)}')
+        if self._has_smooth:
+            names.append("(faint: every step; strong: smoothed)")
         self.caption.setText(f"<b>{self._title}</b> &nbsp; " + " &nbsp; ".join(names))
 
     def paint_theme(self, background: Any, text: Any) -> None:
@@ -83,14 +90,25 @@ class Curves(QWidget):  # type: ignore[misc]
     def _line(self, pairs: Curve, color: str, is_dashed: bool = False) -> None:
         if not pairs:
             return
+        is_long = len(pairs) > FEW_POINTS
+        if self._is_smoothed and is_long:
+            self._has_smooth = True
+            self._plot(pairs, color, is_dashed, FAINT, is_long)
+            pairs = smooth(pairs)
+        self._plot(pairs, color, is_dashed, 255, is_long)
+
+    def _plot(
+        self, pairs: Curve, color: str, is_dashed: bool, opacity: int, is_long: bool
+    ) -> None:
         steps, values = zip(*pairs, strict=True)
-        symbol = "o" if len(steps) <= FEW_POINTS and not is_dashed else None
+        symbol = None if is_long or is_dashed else "o"
         style = Qt.PenStyle.DashLine if is_dashed else Qt.PenStyle.SolidLine
+        shade = pg.mkColor(color)
+        shade.setAlpha(opacity)
         # Lines wider than a pixel take pyqtgraph many times longer where there are many points.
-        width = 2 if len(steps) <= FEW_POINTS else 1
-        self.plot.plot(list(steps), list(values), symbol=symbol, symbolSize=5,
-                       pen=pg.mkPen(color, width=width, style=style), symbolBrush=color,
-                       symbolPen=None)
+        pen = pg.mkPen(shade, width=1 if is_long else 2, style=style)
+        self.plot.plot(list(steps), list(values), symbol=symbol, symbolSize=5, pen=pen,
+                       symbolBrush=color, symbolPen=None)
 
 
 class RunView(QWidget):  # type: ignore[misc]
@@ -112,6 +130,7 @@ class RunView(QWidget):  # type: ignore[misc]
         self.picture: RunPicture | None = None
         self.other: Path | None = None
         self._beside: RunPicture | None = None
+        self._doing = ""
         self._drawn: tuple[RunPicture, RunPicture | None] | None = None
         self._build()
         self._reader = LatestTask(compare)
@@ -135,12 +154,15 @@ class RunView(QWidget):  # type: ignore[misc]
         self.headline, self.beside = wrapped_label(), wrapped_label()
         self.beside.setToolTip("The run that is compared with, and the options that differ.")
         self.progress = QProgressBar()
-        self.losses = Curves("Loss", CURVE_HEIGHT, "Error of each step, and on validation crops.")
+        self.losses = Curves(
+            "Loss", CURVE_HEIGHT, "Error of each step, and on validation crops. The smooth line is "
+            "the mean of the steps around.", is_smoothed=True)
         self.scores = Curves(
             "Score", CURVE_HEIGHT,
             "On validation crops. Dice: overlap of prediction and labels for each class, from 0 "
             "to 1; mDSC: its mean over the classes that are not background.",
         )
+        self.scores.plot.setLimits(yMin=-0.02, yMax=1.02)
         self.rates = Curves("Learning rate", RATE_HEIGHT, "Size of the optimizer's steps.")
         self.preview = QLabel()
         self.preview.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -173,6 +195,23 @@ class RunView(QWidget):  # type: ignore[misc]
         self.other = other
         self.refresh()
 
+    def tell(self, doing: str) -> None:
+        """Say of the run what its folder cannot know: `STARTING`, `PAUSED` or nothing."""
+        if doing != self._doing:
+            self._doing = doing
+            self._say()
+
+    def _say(self) -> None:
+        picture = self.picture
+        if picture is None:
+            self.headline.setText("" if self.folder is None else "Starting …")
+        elif self._doing == STARTING and not picture.is_running:
+            self.headline.setText(f"{STARTING} …")
+        elif self._doing == PAUSED and picture.is_running:
+            self.headline.setText(f"{PAUSED}, step {picture.step} of {picture.steps}.")
+        else:
+            self.headline.setText(picture.headline)
+
     def watch_no_more(self) -> None:
         """Keep what is shown; the run has ended."""
         self._timer.stop()
@@ -202,14 +241,13 @@ class RunView(QWidget):  # type: ignore[misc]
 
     def _show(self, picture: RunPicture | None) -> None:
         self.picture = picture
+        self._say()
         for widget in (self.losses, self.rates, self.preview, self.progress, self.as_layer):
             widget.setVisible(picture is not None)
         self.scores.setVisible(picture is not None and bool(picture.scores))
         if picture is None:
             self.beside.hide()
-            self.headline.setText("" if self.folder is None else "Starting …")
             return
-        self.headline.setText(picture.headline)
         self.progress.setRange(0, max(1, picture.steps))
         self.progress.setValue(picture.step)
         self._draw(picture)

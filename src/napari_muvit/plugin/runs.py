@@ -23,6 +23,9 @@ Curve = tuple[tuple[int, float], ...]
 """(step, value) pairs."""
 
 MOST_POINTS = 1000
+SMOOTH_PARTS = 20
+"""A smoothed value is the mean of a tenth of its curve: one part in so many on either side."""
+
 SPEED_STEPS = 20
 """Last steps that the speed is taken from."""
 
@@ -140,6 +143,19 @@ def thin(curve: Curve) -> Curve:
     parts = np.array_split(np.asarray(curve, np.float64), MOST_POINTS)
     means = (np.nanmean(part, axis=0) for part in parts)
     return tuple((int(step), float(value)) for step, value in means)
+
+
+def smooth(curve: Curve) -> Curve:
+    """Each value the mean of those around it, fewer of them near the ends; the steps stay."""
+    half = len(curve) // SMOOTH_PARTS
+    steps, values = zip(*curve, strict=True)
+    at = np.arange(len(curve))
+    reach = np.minimum(half, np.minimum(at, len(curve) - 1 - at))
+    sums, counts = (
+        np.concatenate([[0.0], np.nancumsum(of)]) for of in (values, np.isfinite(values)))
+    with np.errstate(invalid="ignore"):  # where no value around is a number, nor is their mean
+        means = np.divide(*(total[at + reach + 1] - total[at - reach] for total in (sums, counts)))
+    return tuple(zip(steps, means.tolist(), strict=True))
 
 
 def _metrics(rows: list[dict[str, Any]]) -> dict[str, Curve]:

@@ -29,7 +29,7 @@ from napari_muvit.plugin.fold import Fold
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
 from napari_muvit.plugin.remembered import recall, remember
-from napari_muvit.plugin.run_view import RunView
+from napari_muvit.plugin.run_view import STARTING, RunView
 
 USES = {
     "pretrain": ("MuViT: Fine-tune", "Use to fine-tune"),
@@ -243,6 +243,7 @@ class RunsWidget(DockWidget):
     def _on_chosen(self, item: Any, previous: Any) -> None:
         folder = self.chosen
         self.view.watch(folder)
+        self.note.setText("")
         text = ""
         if folder is not None:
             remember(None, run=str(folder))
@@ -262,7 +263,11 @@ class RunsWidget(DockWidget):
         self.resume.setEnabled(shown is not None and shown.can_resume and self.control is None)
         for button in (self.pause, self.go_on, self.stop):
             button.setEnabled(shown is not None and shown.is_running)
+        if self.note.text() in ASKED.values() and not self.stop.isEnabled():
+            self.note.setText("")  # it has done what it was asked
         self._look_after()
+        resumed = None if self.control is None else self.control.folder
+        self.view.tell(STARTING if resumed is not None and resumed == self.view.folder else "")
         kind = "finetune" if shown is None else shown.kind
         self.use.setText(USES.get(kind, USES["finetune"])[1])
         self.use.setEnabled(has_run and shown is not None and kind in USES)
@@ -292,7 +297,7 @@ class RunsWidget(DockWidget):
         self._leave = self._desk.claim("training", f"the run {folder.name}", device)
         self.destroyed.connect(self._leave)
         self.view.watch(folder)
-        self.resume.setEnabled(False)
+        self._show_state()
 
     @notifies
     def _on_use(self, checked: bool = False) -> None:

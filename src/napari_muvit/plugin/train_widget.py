@@ -22,7 +22,7 @@ from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 from napari_muvit.plugin.preferences import preferred_options
 from napari_muvit.plugin.remembered import recall, remember
-from napari_muvit.plugin.run_view import RunView
+from napari_muvit.plugin.run_view import PAUSED, STARTING, RunView
 from napari_muvit.plugin.sources_picker import SourcesPicker
 from napari_muvit.plugin.speed_panel import SpeedPanel
 
@@ -220,6 +220,7 @@ class TrainWidget(DockWidget):
         self.resume.setEnabled(not is_running and self._resumable() is not None)
         self.copy.setEnabled(is_ready)
         self.copy_config.setEnabled(is_ready)
+        self.view.tell(PAUSED if self._is_paused else STARTING if is_running else "")
         self.speed.allow(is_ready and not is_running)
 
     def _resumable(self) -> Path | None:
@@ -228,7 +229,10 @@ class TrainWidget(DockWidget):
         if shown is not None and shown.can_resume:
             return shown.folder
         folder = Path(self.output.path).expanduser()
-        return folder if self.output.path and (folder / "run.json").is_file() else None
+        is_shown = shown is not None and shown.folder.absolute() == folder.absolute()
+        if not self.output.path or is_shown:
+            return None  # none is named, or the one that is shown and has done all its steps
+        return folder if (folder / "run.json").is_file() else None
 
     # -- coming back ---------------------------------------------------------------------
 
