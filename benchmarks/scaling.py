@@ -4,7 +4,8 @@
 
 Ours beside the official code (extra `bench`), base preset, one sample, fp32, forward pass.
 Every cell is measured in a process of its own: the CPU time of the pass (the median of
-`--rounds`), and the highest resident memory above what the model and its input occupy.
+`--rounds`), and the highest resident memory above what the model and its input occupy. Kernels
+are chosen once, before: what their probe had freed would hide in the memory of a cell.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from pathlib import Path
 import torch
 from models import CLOCKS, Case, build_job, peak_of
 
-from napari_muvit.models.kernels import choose_kernels
+from napari_muvit.models.kernels import KernelChoice, choose_kernels
 
 LEVELS = (1, 8, 32, 64)
 OWNERS = ("ours", "official")
 
 
-def measure_cell(owner: str, size: int, count: int, rounds: int, clock: str) -> dict[str, float]:
+def measure_cell(
+    owner: str, size: int, count: int, kernels: KernelChoice, rounds: int, clock: str
+) -> dict[str, float]:
     """Seconds and MB of one forward pass, in this process."""
     case = Case("", LEVELS[:count], size, 1, 1, False, {})
-    choices = {"fp32": choose_kernels("fp32")} if owner == "ours" else {}
-    job = build_job(case, f"{owner} fp32", choices, "cpu")
+    job = build_job(case, f"{owner} fp32", {"fp32": kernels}, "cpu")
     memory = peak_of(job)
     seconds = []
     for _ in range(rounds):
@@ -41,11 +43,14 @@ def measure_cell(owner: str, size: int, count: int, rounds: int, clock: str) -> 
     return {"seconds": statistics.median(seconds), "memory": memory}
 
 
-def measure_apart(owner: str, size: int, count: int, given: argparse.Namespace) -> dict[str, float]:
+def measure_apart(
+    owner: str, size: int, count: int, kernels: KernelChoice, given: argparse.Namespace
+) -> dict[str, float]:
     """`measure_cell` in a new process."""
     command = [
-        sys.executable, __file__, "--cell", owner, str(size), str(count), "--rounds",
-        str(given.rounds), "--threads", str(given.threads), "--clock", given.clock,
+        sys.executable, __file__, "--cell", owner, str(size), str(count),
+        json.dumps(kernels.to_dict()), "--rounds", str(given.rounds), "--threads",
+        str(given.threads), "--clock", given.clock,
     ]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, float] = json.loads(output.splitlines()[-1])
@@ -76,7 +81,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="cpu")
     parser.add_argument("--json", type=Path, help="also write all numbers here")
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -86,16 +91,17 @@ def main(argv: list[str] | None = None) -> str:
     torch.set_num_threads(given.threads)
     if given.cell:
         warnings.simplefilter("ignore")
-        owner, size, count = given.cell
-        cell = measure_cell(owner, int(size), int(count), given.rounds, given.clock)
+        owner, size, count, kernels = given.cell
+        choice = KernelChoice.from_dict(json.loads(kernels))
+        cell = measure_cell(owner, int(size), int(count), choice, given.rounds, given.clock)
         print(json.dumps(cell))
         return ""
-    found = {}
+    found, kernels = {}, choose_kernels("fp32")
     began = time.perf_counter()
     for size in given.sizes:
         for count in given.levels:
             for owner in given.owners:
-                found[owner, size, count] = measure_apart(owner, size, count, given)
+                found[owner, size, count] = measure_apart(owner, size, count, kernels, given)
                 print(owner, size, count, found[owner, size, count],
                       f"{time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     if given.json:
