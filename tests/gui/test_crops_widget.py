@@ -129,11 +129,28 @@ def test_slider_and_table(viewer: Any, widget: Any, qtbot: Any) -> None:
     qtbot.waitUntil(has_thumbnails(widget, 3), timeout=WAIT_MS)
 
 
-def test_copied_code_names_the_place(widget: Any) -> None:
+def test_copied_code_names_the_place_and_the_layer(viewer: Any, widget: Any) -> None:
     widget.move_to((120, 130))
     widget.copy.click()
     code = QGuiApplication.clipboard().text()
     assert "center=(120.0, 130.0), levels=(1, 2), size=64" in code
+    names = {"viewer": viewer}
+    exec(code.replace("napari_muvit as muvit", "napari_muvit.api as muvit"), names)
+    assert names["crop"].image.shape[0] == 2  # type: ignore[attr-defined]
+
+
+def test_nothing_stays_of_the_last_image_on_one_that_cannot_be_used(
+    viewer: Any, widget: Any, qtbot: Any, notices: list[str]
+) -> None:
+    qtbot.waitUntil(has_thumbnails(widget, 2), timeout=WAIT_MS)
+    viewer.add_image(np.zeros((200, 200), np.uint8), name="slanted", shear=[0.3])
+    widget.picker.choose("slanted")
+    assert "is sheared or tilted" in widget.note.text()
+    assert notices[-1] == widget.note.text()
+    assert widget.thumbnails.count() == widget.table.rowCount() == 0
+    assert len(viewer.layers[LAYER_NAME].data) == 0
+    widget.picker.choose("tissue")
+    qtbot.waitUntil(has_thumbnails(widget, 2), timeout=WAIT_MS)
 
 
 def test_boxes_come_back_when_their_layer_was_removed(viewer: Any, widget: Any) -> None:

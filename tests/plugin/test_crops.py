@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from napari.layers import Image
 
 import napari_muvit as muvit
 from napari_muvit.errors import InputError
@@ -85,7 +88,11 @@ def test_levels_that_are_slow_to_average_are_named() -> None:
 def test_code_runs() -> None:
     choice = crops.CropChoice((1, 2), 16, (20.0, 30.0))
     image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-    names = {"image": image}
-    exec(choice.code(None), names)
+    layer = Image(image, name="tissue")
+    names = {"viewer": SimpleNamespace(layers={"tissue": layer})}
+    exec(choice.code(None, layers=["tissue"]), names)
     expected = muvit.open_pyramid(image).crop(center=(20, 30), levels=(1, 2), size=16)
     assert np.array_equal(names["crop"].image, expected.image)  # type: ignore[attr-defined]
+    both = choice.code(None, layers=["tissue", "tissue"])
+    exec(both, names)
+    assert names["crop"].image.shape == (2, 2, 16, 16)  # type: ignore[attr-defined]

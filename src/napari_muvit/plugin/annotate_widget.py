@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QSize, QTimer
-from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -30,7 +29,7 @@ from napari_muvit.plugin.annotate_session import (
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.class_list import ClassList
 from napari_muvit.plugin.crops import render_crop
-from napari_muvit.plugin.crops_thumbnails import pixmap
+from napari_muvit.plugin.crops_thumbnails import pixmap, plain_icon
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.instant_panel import InstantPanel
@@ -102,7 +101,7 @@ class AnnotateWidget(DockWidget):
         self.instant = InstantPanel(self)
         self.body.addWidget(self.instant)
         self.note = wrapped_label()
-        self.body.addWidget(self.note)
+        self.footer.addWidget(self.note)  # in sight, however long the class list
         self.body.addStretch(1)
 
     def _build_windows(self) -> None:
@@ -363,7 +362,7 @@ class AnnotateWidget(DockWidget):
         if self.session is None or self.session.store is not store:
             return
         for index, picture in enumerate(pictures[: self.list.count()]):
-            self.list.item(index).setIcon(QIcon(pixmap(picture, THUMBNAIL_SIDE)))
+            self.list.item(index).setIcon(plain_icon(pixmap(picture, THUMBNAIL_SIDE)))
 
 
 def _count(store: Any) -> tuple[Any, dict[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_muvit.plugin import annotate
+from napari_muvit.plugin.crops_thumbnails import plain_icon
 from napari_muvit.plugin.dock import row
 from napari_muvit.plugin.notices import notifies
 
@@ -110,7 +111,7 @@ class ClassList(QWidget):  # type: ignore[misc]
             # An icon, because the colour of a chosen row would cover a background.
             swatch = QPixmap(SWATCH, SWATCH)
             swatch.fill(QColor(color))
-            patch.setIcon(QIcon(swatch))
+            patch.setIcon(plain_icon(swatch))
             patch.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
             patch.setToolTip("Double-click for another colour.")
             self.rows.setItem(index, COLOR, patch)

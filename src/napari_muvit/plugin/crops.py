@@ -48,15 +48,24 @@ class CropChoice:
 
     def code(
         self, source: str | None, plane: Mapping[str, int] | None = None,
-        channels: Sequence[str] = (),
+        channels: Sequence[str] = (), layers: Sequence[str] = (),
     ) -> str:
-        """Python that reads the same crop; `plane` is the index along axes before it."""
+        """Python that reads the same crop.
+
+        Parameters
+        ----------
+        source
+            Path of the image; None where it is only in memory, to be read from its `layers`.
+        plane
+            Index along the axes before the crop's.
+        """
         chosen = f", channels={list(channels)}" if channels else ""
         chosen += "".join(f", {axis}={index}" for axis, index in (plane or {}).items())
-        opened = (
-            f"muvit.open_pyramid({source!r}{chosen})" if source
-            else "muvit.open_pyramid(image)  # image: the array that napari shows"
-        )
+        opened = f"muvit.open_pyramid({source!r}{chosen})"
+        if not source:
+            read = [f"viewer.layers[{name!r}]" for name in layers]
+            image = read[0] if len(read) == 1 else f"[{', '.join(read)}]"
+            opened = f"muvit.open_pyramid({image}{chosen})  # in napari's console"
         center = ", ".join(f"{value:.1f}" for value in self.center)
         return (
             f"import napari_muvit as muvit\n\npyramid = {opened}\n"

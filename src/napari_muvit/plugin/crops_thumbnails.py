@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel
 
 from napari_muvit.plugin import crops
+from napari_muvit.plugin.layers import ResolvedImage
 
 SIDE = 132
 PER_ROW = 2
@@ -20,8 +21,7 @@ class Thumbnails(QGridLayout):  # type: ignore[misc]
 
     def show_pictures(self, choice: crops.CropChoice, pictures: list[Any]) -> None:
         """Show one (H, W, 3) uint8 picture for each level of `choice`."""
-        while (item := self.takeAt(0)) is not None:
-            item.widget().deleteLater()
+        self.clear()
         for index, (level, picture) in enumerate(zip(choice.levels, pictures, strict=True)):
             label = QLabel()
             label.setPixmap(pixmap(picture, SIDE - 4))
@@ -34,6 +34,23 @@ class Thumbnails(QGridLayout):  # type: ignore[misc]
             self.addWidget(QLabel(f"level {level:g}"), 2 * line, column)
             self.addWidget(label, 2 * line + 1, column)
 
+    def clear(self) -> None:
+        """Show nothing."""
+        while (item := self.takeAt(0)) is not None:
+            item.widget().deleteLater()
+
+
+def read_pictures(
+    image: ResolvedImage, choice: crops.CropChoice
+) -> tuple[crops.CropChoice, list[Any]]:
+    """The crop, and one (H, W, 3) uint8 picture for each level (runs in a thread)."""
+    crop = image.pyramid.crop(center=choice.center, levels=choice.levels, size=choice.size)
+    pictures = [
+        crops.render_crop(pixels, valid, image.display)
+        for pixels, valid in zip(crop.image, crop.valid, strict=True)
+    ]
+    return choice, pictures
+
 
 def pixmap(picture: Any, side: int) -> QPixmap:
     """A (H, W, 3) uint8 picture that fits into a square of `side` screen pixels."""
@@ -44,3 +61,11 @@ def pixmap(picture: Any, side: int) -> QPixmap:
         side, side, Qt.AspectRatioMode.KeepAspectRatio,
         Qt.TransformationMode.SmoothTransformation,
     )
+
+
+def plain_icon(picture: QPixmap) -> QIcon:
+    """An icon whose colours stay as they are where its row is chosen."""
+    icon = QIcon(picture)
+    for state in (QIcon.Mode.Selected, QIcon.Mode.Active):
+        icon.addPixmap(picture, state)
+    return icon

@@ -22,11 +22,11 @@ from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.crops_layer import draw_boxes, edge_width
 from napari_muvit.plugin.crops_samples import SampleDrawer, ShownSample
 from napari_muvit.plugin.crops_table import BoxTable
-from napari_muvit.plugin.crops_thumbnails import Thumbnails
+from napari_muvit.plugin.crops_thumbnails import Thumbnails, read_pictures
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.layer_copies import shown_channels
 from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
-from napari_muvit.plugin.notices import notifies, show_failure, show_hint
+from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
 from napari_muvit.plugin.preferences import preference
 from napari_muvit.plugin.remembered import recall_own, remember
 
@@ -46,7 +46,7 @@ class CropsWidget(DockWidget):
         self.image: ResolvedImage | None = None
         self._shapes: Any = None
         self._is_drawing = False
-        self._reader = LatestTask(_read_crop)
+        self._reader = LatestTask(read_pictures)
         self._build()
         self._reader.finished.connect(self._on_crop)
         self._reader.failed.connect(show_failure)
@@ -139,14 +139,19 @@ class CropsWidget(DockWidget):
     def _on_image(self) -> None:
         self._show_depth()
         self.image = None
+        reason = "Open an image to see its nested crops."
         try:
             self.image = self.picker.resolve(self.backend, self._num_axes)
+        except Exception as error:
+            reason = sentence(error)
+            raise
         finally:
+            if self.image is None:
+                self._show_nothing(reason)
             choices = (self.depth, self.levels_slider, self.levels_edit, self.size)
             for widget in (self.centre, self.copy, self.sample, *choices):
                 widget.setEnabled(self.image is not None)
         if self.image is None:
-            self.note.setText("Open an image to see its nested crops.")
             return
         self.choice = self._first_choice(self.image)
         self.size.blockSignals(True)
@@ -154,6 +159,14 @@ class CropsWidget(DockWidget):
         self.size.blockSignals(False)
         self._show_levels()
         self.update_crop()
+
+    def _show_nothing(self, reason: str) -> None:
+        """There is no image: nothing of the last one stays, and it is said why."""
+        self.note.setText(reason)
+        self.thumbnails.clear()
+        self.table.show_rows((), NUM_AXES)
+        if self._shapes is not None and self._shapes in self.viewer.layers:
+            self._shapes.data = []
 
     def _first_choice(self, image: ResolvedImage) -> crops.CropChoice:
         """Levels and size as they were last chosen for the image, else what suits it."""
@@ -346,7 +359,8 @@ class CropsWidget(DockWidget):
 
     @notifies
     def _on_crop(self, result: tuple[crops.CropChoice, list[Any]]) -> None:
-        self.thumbnails.show_pictures(*result)
+        if self.image is not None:  # it may have gone since
+            self.thumbnails.show_pictures(*result)
 
     @notifies
     def _on_sample(self, checked: bool = False) -> None:
@@ -373,18 +387,7 @@ class CropsWidget(DockWidget):
         image, shown = self.image, self.picker.choice
         if image is not None and shown is not None:
             channels = shown_channels(shown, image)
+            names = [layer.name for layer in shown.layers]
             QGuiApplication.clipboard().setText(
-                self.choice.code(image.path, image.plane, channels))
+                self.choice.code(image.path, image.plane, channels, names))
             show_hint("The code for this crop is in the clipboard.")
-
-
-def _read_crop(
-    image: ResolvedImage, choice: crops.CropChoice
-) -> tuple[crops.CropChoice, list[Any]]:
-    """The crop's pictures, one for each level (runs in a thread)."""
-    crop = image.pyramid.crop(center=choice.center, levels=choice.levels, size=choice.size)
-    pictures = [
-        crops.render_crop(pixels, valid, image.display)
-        for pixels, valid in zip(crop.image, crop.valid, strict=True)
-    ]
-    return choice, pictures
