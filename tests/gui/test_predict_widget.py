@@ -57,6 +57,28 @@ def test_whole_image(viewer: Any, widget: Any, qtbot: Any, tmp_path: Path) -> No
     assert "labels.ome.zarr" in widget.note.text()
 
 
+def test_a_region_has_an_output_of_its_own(
+    viewer: Any, widget: Any, qtbot: Any, tmp_path: Path, notices: list[str]
+) -> None:
+    widget.folder.set_path(str(tmp_path / "run"))
+    qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
+    viewer.add_shapes([[[10, 20], [10, 60], [50, 60], [50, 20]]], units=("um", "um"), name="here")
+    widget.region._combo.setCurrentText("here")
+    assert widget.whole.text() == "Predict region"
+    widget.whole.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert Path(widget.output.path).name == "tissue_20,40_to_100,120.ome.zarr"
+    viewer.layers.remove("here")
+    assert widget.whole.text() == "Predict whole image"
+    widget.whole.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert Path(widget.output.path).name == "tissue.ome.zarr"
+    widget.view.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert not viewer.layers["tissue: prediction"].visible
+    assert notices[-1].startswith("'tissue: prediction' is hidden")
+
+
 def test_cancel(viewer: Any, widget: Any, backend: Any, qtbot: Any, tmp_path: Path) -> None:
     backend.hold.clear()
     widget.output.set_path(str(tmp_path / "labels.ome.zarr"))

@@ -268,9 +268,17 @@ def place_labels(image: Any, labels: Any) -> tuple[FloatArray, FloatArray]:
     return size / unit, (place - zero) / unit
 
 
-def default_output(image: ResolvedImage, model_folder: str) -> Path:
-    """Where a whole-image prediction goes unless told otherwise: into the model's run folder."""
+def default_output(
+    image: ResolvedImage, model_folder: str, region: FloatArray | None = None
+) -> Path:
+    """Where a prediction to disk goes unless told otherwise: into the model's run folder.
+
+    That of a `region`, a world px box (2, A), is named by where it begins and ends.
+    """
     stem = Path(image.path).name.split(".")[0] if image.path else image.name.replace(" ", "_")
+    if region is not None:
+        low, high = (",".join(f"{value:.0f}" for value in corner) for corner in region)
+        stem = f"{stem}_{low}_to_{high}"
     folder = Path(model_folder)
     return folder / "predictions" / f"{stem}.ome.zarr"
 

@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from napari_muvit.errors import InputError
 from napari_muvit.plugin import predict
 from napari_muvit.plugin.label_layers import class_kwargs, level_arrays
-from napari_muvit.plugin.layers import RESULT_KEY, SOURCE_KEY, ResolvedImage
+from napari_muvit.plugin.layers import RESULT_KEY, SOURCE_KEY, ResolvedImage, visible_box
 
 WHOLE, IN_VIEW = STILL_KINDS = "prediction", "prediction in view"
 LIVE, CONFIDENCE = LIVE_KINDS = "live prediction", "live confidence"
 """What layers of predictions are called, behind the name of their image."""
 
+OTHERS = {LIVE: STILL_KINDS, IN_VIEW: (*LIVE_KINDS, WHOLE), WHOLE: (*LIVE_KINDS, IN_VIEW)}
+"""What each would be mixed up with."""
 
-def hide_predictions(viewer: Any, image: str, kinds: Sequence[str]) -> str:
-    """Hide predictions of an image that another one would be mixed up with; says which."""
+
+def hide_others(viewer: Any, image: str, kind: str) -> str:
+    """Hide predictions of an image that one of `kind` would be mixed up with; says which."""
     hidden = []
     for layer in viewer.layers:
-        if layer.name in {f"{image}: {kind}" for kind in kinds} and layer.visible:
+        if layer.name in {f"{image}: {other}" for other in OTHERS[kind]} and layer.visible:
             layer.visible = False
             hidden.append(repr(layer.name))
     verb = "is" if len(hidden) == 1 else "are"
@@ -61,11 +67,33 @@ def show_store(viewer: Any, backend: Any, output: Path, image: ResolvedImage, ta
     return add_prediction(viewer, data, name, image, factor, offset, table, output)
 
 
+def begin_view(
+    viewer: Any, image: ResolvedImage, layers: Sequence[Any], model: predict.LoadedModel
+) -> RegionPainter:
+    """An empty layer over what the canvas shows of an image.
+
+    Raises
+    ------
+    InputError
+        If it shows nothing of it.
+    """
+    box = visible_box(layers[0], image.transform, viewer.dims.point)
+    if box is None:
+        raise InputError("the view shows no part of the image. Move the image into the view.")
+    shape = model.grid_shape(image.pyramid)
+    region = predict.plan_region(box, shape, model.factors_in(image.pyramid))
+    canvas = np.zeros(region.shape, model.label_dtype)
+    layer = add_prediction(
+        viewer, canvas, f"{image.name}: {IN_VIEW}", image, region.factor, region.offset(),
+        model.table)
+    return RegionPainter(viewer, layer, region)
+
+
 class RegionPainter:
     """Puts finished blocks into the layer of a region, while the layer exists."""
 
     def __init__(self, viewer: Any, layer: Any, region: predict.Region) -> None:
-        self._viewer, self._layer, self._region = viewer, layer, region
+        self._viewer, self._layer, self.region = viewer, layer, region
 
     @property
     def is_there(self) -> bool:
@@ -74,5 +102,5 @@ class RegionPainter:
 
     def paint(self, event: predict.BlockDone) -> None:
         """Show one block."""
-        self._layer.data[self._region.local(event.block)] = event.labels
+        self._layer.data[self.region.local(event.block)] = event.labels
         self._layer.refresh()

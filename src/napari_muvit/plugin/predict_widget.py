@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QProgressBar, QPushButton
 
 from napari_muvit.errors import InputError
@@ -17,10 +16,10 @@ from napari_muvit.plugin.dock import DockWidget, ImagePicker, RegionPicker, row,
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.known_models import KnownModels
 from napari_muvit.plugin.layer_copies import whole_image
-from napari_muvit.plugin.layers import ResolvedImage, visible_box
+from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.notices import Reasons, notifies, show_failure, show_hint
-from napari_muvit.plugin.predict_layers import IN_VIEW, LIVE_KINDS, STILL_KINDS, RegionPainter
+from napari_muvit.plugin.predict_layers import RegionPainter, hide_others
 from napari_muvit.plugin.predict_queue import PredictQueue, many_rows
 from napari_muvit.plugin.preferences import cache_folder, preference
 from napari_muvit.plugin.remembered import recall, recall_own, remember
@@ -35,6 +34,7 @@ class PredictWidget(DockWidget):
         self.model: predict.LoadedModel | None = None
         self.job: Job | None = None
         self.session: LiveSession | None = None
+        self._own_output = ""
         self._after_load: Callable[[], None] | None = None
         self._finish: Callable[[], None] | None = None
         self._painter: RegionPainter | None = None
@@ -62,6 +62,7 @@ class PredictWidget(DockWidget):
             "interrupted goes on where it stopped.", "in the run folder",
         )
         self.region = RegionPicker(self, "Predict only inside a rectangle of this Shapes layer.")
+        self.region.changed.connect(self._on_region)
         form = QFormLayout()
         form.addRow("Image", self.picker)
         form.addRow("Recent runs", self.known)
@@ -114,9 +115,7 @@ class PredictWidget(DockWidget):
         )
         self.view.clicked.connect(self._on_view)
         self.whole = QPushButton("Predict whole image")
-        self.whole.setToolTip(
-            "Predict the image, or the region of it, to an OME-Zarr of labels on disk."
-        )
+        self.whole.setToolTip("Predict the image, or the region of it, to labels on disk.")
         self.whole.clicked.connect(self._on_whole)
         self.body.addLayout(row(self.view, self.whole))
         self.queue = PredictQueue(self)
@@ -139,6 +138,11 @@ class PredictWidget(DockWidget):
             self.output.show_path(str(output) if output and Path(str(output)).is_dir() else "")
         self.known.set_image(choice)
         self._show_state()
+
+    def _on_region(self) -> None:
+        """Say on the button what is predicted."""
+        is_part = self.region.layer is not None
+        self.whole.setText("Predict region" if is_part else "Predict whole image")
 
     # -- model ---------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ class PredictWidget(DockWidget):
         self.destroyed.connect(session.release)
         self.session = session
         self.note.setText("Planning the prediction …")
-        if hidden := predict_layers.hide_predictions(self.viewer, image.name, STILL_KINDS):
+        if hidden := hide_others(self.viewer, image.name, predict_layers.LIVE):
             show_hint(hidden)
         session.start()
         self._show_state()
@@ -260,22 +264,14 @@ class PredictWidget(DockWidget):
             self._load(self._on_view)
             return
         predict.check_fit(model, image)
+        self._stop_live()
+        if hidden := hide_others(self.viewer, image.name, predict_layers.IN_VIEW):
+            show_hint(hidden)
         layers = self.picker.choice.layers if self.picker.choice else ()
-        box = visible_box(layers[0], image.transform, self.viewer.dims.point)
-        if box is None:
-            raise InputError("the view shows no part of the image. Move the image into the view.")
-        shape = model.grid_shape(image.pyramid)
-        region = predict.plan_region(box, shape, model.factors_in(image.pyramid))
-        canvas = np.zeros(region.shape, model.label_dtype)
-        layer = predict_layers.add_prediction(
-            self.viewer, canvas, f"{image.name}: {IN_VIEW}", image, region.factor,
-            region.offset(), model.table,
-        )
-        backend, device = self.backend, self.device.currentText()
+        painter = predict_layers.begin_view(self.viewer, image, layers, model)
+        backend, device, region = self.backend, self.device.currentText(), painter.region
         self._start(
-            lambda: predict.predict_region(backend, image, model, region, device),
-            RegionPainter(self.viewer, layer, region),
-        )
+            lambda: predict.predict_region(backend, image, model, region, device), painter)
 
     @notifies
     def _on_whole(self, checked: bool = False) -> None:
@@ -284,11 +280,13 @@ class PredictWidget(DockWidget):
             self._load(self._on_whole)
             return
         predict.check_fit(model, image)
-        output = Path(self.output.path or predict.default_output(image, model.folder))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        self.output.line.setText(str(output))
         backend, device = self.backend, self.device.currentText()
         region = self.region.box(image.transform, self.viewer.dims.point)
+        if self.output.path == self._own_output:  # nobody chose it: each region has its own
+            self._own_output = str(predict.default_output(image, model.folder, region))
+            self.output.line.setText(self._own_output)
+        output = Path(self.output.path)
+        output.parent.mkdir(parents=True, exist_ok=True)
         box = predict.roi_of(region, image.pyramid, model)
 
         def generate() -> Iterator[Any]:
@@ -393,7 +391,7 @@ class PredictWidget(DockWidget):
     def _show_store(self, output: Path, image: ResolvedImage, model: predict.LoadedModel) -> None:
         said = ["Live prediction was stopped."] * (self.session is not None)
         self._stop_live()
-        hidden = predict_layers.hide_predictions(self.viewer, image.name, (*LIVE_KINDS, IN_VIEW))
+        hidden = hide_others(self.viewer, image.name, predict_layers.WHOLE)
         predict_layers.show_store(self.viewer, self.backend, output, image, model.table)
         said += [hidden, predict.failed_text(self._failed)]
         self.note.setText(" ".join([f"The labels are in {output}.", *filter(None, said)]))
