@@ -66,11 +66,24 @@ def test_colours_groups_and_what_is_alike(widget: Any, viewer: Any, qtbot: Any) 
         assert alike.data.min() < 0.999
 
 
-def test_what_a_place_attends_to(widget: Any, viewer: Any, qtbot: Any) -> None:
-    widget.click.setCurrentText("what it attends to")
+def test_what_a_place_attends_to(
+    widget: Any, viewer: Any, qtbot: Any, notices: list[str]
+) -> None:
     place = viewer.layers["board"].data_to_world((100, 120))
     click_at(viewer, place)
+    assert "Press Compute in view first" in widget.note.text()
+    compute(widget, viewer, qtbot)
+    click_at(viewer, (-50, -50))
+    assert "Nothing is computed at this place" in widget.note.text()
+    click_at(viewer, place)
+    assert viewer.layers["alike, level 1"].visible
+    widget.click.setCurrentText("what it attends to")
+    click_at(viewer, (-50, -50))
+    assert "outside the image" in widget.note.text()
+    assert notices == []
+    click_at(viewer, place)
     qtbot.waitUntil(lambda: "attended, level 1" in viewer.layers, timeout=WAIT_MS)
+    assert not viewer.layers["alike, level 1"].visible
     layers = [viewer.layers[f"attended, level {level}"] for level in (1, 4)]
     assert sum(layer.data.sum() for layer in layers) == pytest.approx(1, abs=1e-4)
     for layer in layers:

@@ -102,6 +102,13 @@ def show_painting(viewer: Any, image: ResolvedImage, painting: features.Painting
         found.region.factor, found.region.offset(), **style)
 
 
+def hide_layers(viewer: Any, kind: str) -> None:
+    """Hide the layers of another question, "alike" or "attended", which would lie over these."""
+    for layer in viewer.layers:
+        if RESULT_KEY in layer.metadata and layer.name.startswith(f"{kind}, level "):
+            layer.visible = False
+
+
 def show_alike(
     viewer: Any, image: ResolvedImage, found: features.FeatureMap, chosen: Any
 ) -> Any:
@@ -137,6 +144,7 @@ def place_layer(
         layer = viewer.layers[name]
         if _takes(layer, is_labels, "rgb" in style):
             layer.data, layer.scale, layer.translate = data, place["scale"], place["translate"]
+            layer.visible = layer.visible or name.startswith(("alike", "attended"))
             if "contrast_limits" in style:
                 layer.contrast_limits = style["contrast_limits"]
             return layer

@@ -325,11 +325,19 @@ class FeaturesWidget(DockWidget):
     @notifies
     def show_likeness(self, viewer_position: Any) -> None:
         """Show how alike every place is to the one at a viewer position, at each level."""
-        if self.image is None:
+        if self.model is None:
+            return
+        if self.image is None or not self.maps:
+            self.note.setText("Press Compute in view first; then click.")
             return
         place = self.image.transform.to_world(viewer_position)
-        for found in self.maps.values():
-            patch = found.patch_at(place)
+        patches = {found: found.patch_at(place) for found in self.maps.values()}
+        if all(patch is None for patch in patches.values()):
+            self.note.setText("Nothing is computed at this place. Move there and press Compute in "
+                              "view, or tick Follow the view.")
+            return
+        features_layers.hide_layers(self.viewer, "attended")
+        for found, patch in patches.items():
             if patch is not None:
                 self._chosen[found.level] = found.values[(slice(None), *patch)].copy()
                 self._show_alike(found)
@@ -346,8 +354,12 @@ class FeaturesWidget(DockWidget):
         image, model = self.picker.resolve(self.backend), self.model
         if image is None or model is None:
             raise InputError("choose an image and the folder of a run first.")
-        self.image, self._asked = image, viewer_position
         place = image.transform.to_world(viewer_position)
+        low, high = np.asarray(image.pyramid.extent)
+        if np.any(place < low) or np.any(place > high):
+            self.note.setText("This place is outside the image. Click into the image.")
+            return
+        self.image, self._asked = image, viewer_position
         self._asking = Placing(self.backend, self._desk, self.device.currentText(), features.WHO)
         self._attender.request(
             self.backend, image, model, place, self.layer.value() - 1, self._asking)
@@ -361,6 +373,7 @@ class FeaturesWidget(DockWidget):
     def _on_attended(self, found: list[features.AttendedLevel]) -> None:
         if self.image is None:
             return
+        features_layers.hide_layers(self.viewer, "alike")
         for part in found:
             features_layers.show_attended(self.viewer, self.image, part)
         shares = ", ".join(f"level {part.level:g}: {part.share:.0%}" for part in found[::-1])
