@@ -199,7 +199,8 @@ class RunView(QWidget):  # type: ignore[misc]
         """Say of the run what its folder cannot know: `STARTING`, `PAUSED` or nothing."""
         if doing != self._doing:
             self._doing = doing
-            self._say()
+            if doing or (self.picture is not None and self.picture.is_running):
+                self._say()  # else what was read last may be older than the run's end
 
     def _say(self) -> None:
         picture = self.picture
@@ -233,6 +234,7 @@ class RunView(QWidget):  # type: ignore[misc]
         if (picture, found.other) != self._drawn:
             self._drawn = picture, found.other
             self._show(picture)
+        self._say()
         self.refreshed.emit(picture)
 
     def _on_failed(self, error: BaseException) -> None:
