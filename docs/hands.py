@@ -154,9 +154,13 @@ class Hands:
         QTest.mouseRelease(canvas, LEFT, pos=self._on_canvas(*places[-1])[1])
         self.rest(0.5)
 
+    @property
+    def _canvas(self) -> QWidget:
+        return next(w for w in self.window.findChildren(QWidget)
+                    if type(w).__name__ == "CanvasBackendDesktop")
+
     def _on_canvas(self, y: float, x: float) -> tuple[QWidget, QPoint]:
-        canvas = next(w for w in self.window.findChildren(QWidget)
-                      if type(w).__name__ == "CanvasBackendDesktop")
+        canvas = self._canvas
         camera = self.viewer.scene.camera
         row = (y - camera.center[-2]) * camera.zoom + canvas.height() / 2
         column = (x - camera.center[-1]) * camera.zoom + canvas.width() / 2
@@ -181,7 +185,11 @@ class Hands:
         self.rest()
 
     def shoot(self, name: str, themes: Sequence[str] = ("dark",)) -> None:
-        """Take a picture of the whole window; with several themes one in each."""
+        """Take a picture of the whole window; with several themes one in each.
+
+        The mouse leaves the canvas before, for napari draws the brush where it was last.
+        """
+        QTest.mouseMove(self._canvas, QPoint(-99, -99))
         for theme in themes:
             self.viewer.theme = theme
             self.rest(1)
