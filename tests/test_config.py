@@ -114,6 +114,13 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
         parse_config(PretrainConfig, path)
 
 
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("images: [a]\nsteps: 3\noutput: run\nsteps: 4\n")
+    with pytest.raises(ConfigError, match="in line 4: 'steps' is given twice"):
+        parse_config(PretrainConfig, path)
+
+
 def test_a_missing_file_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse_config(PretrainConfig, "nowhere.yaml")

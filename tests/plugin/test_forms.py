@@ -56,6 +56,8 @@ def test_typed_values() -> None:
     assert fields["learning_rate"].from_text(" ") is None
     assert fields["device"].from_text("cuda:1") == "cuda:1"
     assert fields["channels"].from_text("DAPI, 2") == ("DAPI", 2)
+    for names in (("DAPI, nuclei", "GFP"), ('12" plate', "a,b"), ("plain", 3)):
+        assert fields["channels"].from_text(fields["channels"].to_text(names)) == names
 
 
 def test_command_is_what_the_door_reads() -> None:

@@ -79,6 +79,19 @@ def check_sections(values: Mapping[str, Any], section: str, path: str | Path) ->
         raise ConfigError(f"recipe {str(path)!r} has no section {section!r}. Add '{section}:'.")
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which plain YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -88,7 +101,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         If the file is missing, is no YAML, or holds something else than a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except OSError as error:
         raise ConfigError(
             f"config file {str(path)!r} cannot be read: {error.strerror}. Check the path."

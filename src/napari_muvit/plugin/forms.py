@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -25,7 +26,8 @@ class FormField:
     ----------
     kind
         ``flag`` yes or no, ``whole`` a whole number, ``choice`` one of `choices`, ``list``
-        several values with commas between, ``text`` anything else.
+        several values with commas between (one that holds a comma in quotes), ``text``
+        anything else.
     default
         None where the option may be left out.
     """
@@ -47,7 +49,7 @@ class FormField:
         if value is None:
             return ""
         if isinstance(value, (tuple, list)):
-            return ", ".join(_number_text(part) for part in value)
+            return ", ".join(_quoted(_number_text(part)) for part in value)
         return _number_text(value)
 
     def from_text(self, text: str) -> Any:
@@ -56,8 +58,14 @@ class FormField:
         if not text:
             return None
         if self.kind == "list":
-            return tuple(_number(part.strip()) for part in text.split(",") if part.strip())
+            parts = next(csv.reader([text], skipinitialspace=True))
+            return tuple(_number(part.strip()) for part in parts if part.strip())
         return _number(text) if self.kind == "text" and _is_number(self) else text
+
+
+def _quoted(text: str) -> str:
+    """`text` as one of several: in quotes where it holds a comma itself, as channels may."""
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"') else text
 
 
 def _number_text(value: Any) -> str:
