@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from qtpy.QtGui import QGuiApplication
 
 from napari_muvit import api
@@ -105,3 +106,22 @@ def test_folder_that_is_no_store_is_left_to_others(tmp_path: Path) -> None:
 
     assert get_reader(str(tmp_path)) is None
     assert get_reader([str(tmp_path)]) is None
+
+
+def test_series_keep_their_time_points(
+    viewer: Any, tmp_path: Path, open_widget: Any, qtbot: Any
+) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (3, 2, 64, 80), dtype=np.uint8)
+    path = tmp_path / "series.ome.tiff"
+    tifffile.imwrite(path, image, metadata={"axes": "TZYX", "PhysicalSizeX": 0.5,
+                     "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"})
+    viewer.open(str(path), plugin="napari-muvit")
+    layer = viewer.layers[0]
+    assert layer.axis_labels == ("t", "z", "y", "x")
+    assert [str(unit) for unit in layer.units] == ["pixel", *["micrometer"] * 3]
+    assert np.array_equal(layer.data[2, 1], image[2, 1])
+    viewer.dims.set_point((0, 1), (2, 1))
+    widget = open_widget("MuViT: Crops")
+    assert widget.image.plane == {"t": 2, "z": 1}
+    crop = widget.image.pyramid.crop(corner=(-0.5, -0.5), levels=(1,), size=16)
+    assert np.array_equal(crop.image[0, 0], image[2, 1, :16, :16])

@@ -64,7 +64,7 @@ class LevelArray:
     array_index
         Which array of the pyramid.
     axes
-        ``"yx"`` for one channel, ``"cyx"``, or ``"yxc"`` for RGB; z may stand before y.
+        ``"yx"`` for one channel, ``"cyx"``, or ``"yxc"`` for RGB; t and z may stand before y.
     """
 
     def __init__(self, pyramid: Any, array_index: int, axes: str) -> None:
@@ -87,7 +87,7 @@ class LevelArray:
         # napari then asks for whole parts of that size, and again only when the view leaves them.
         sides = [min(STEP, n) for n in self.shape_yx]
         lead = self.shape[: self._axes.index("y")]
-        self.chunks: tuple[int, ...] = (*(1 if axes.startswith("z") else n for n in lead), *sides,
+        self.chunks: tuple[int, ...] = (*(n if axes.startswith("c") else 1 for n in lead), *sides,
                        *([channels] if axes.endswith("c") else []))
 
     @property

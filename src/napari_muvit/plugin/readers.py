@@ -45,12 +45,12 @@ def read_layers(path: str) -> list[LayerData]:
 
 
 def pyramid_layers(backend: Any, path: str) -> list[LayerData]:
-    """One layer for RGB or labels, else one for each channel.
-
-    Time is left out (the first point is shown); z stays an axis.
-    """
-    pyramid = backend.open_pyramid(path)
-    common = {**_place(pyramid), "metadata": {SOURCE_KEY: path}}
+    """One layer for RGB or labels, else one for each channel; t and z stay axes."""
+    pyramid, when = backend.open_pyramid(path), {}  # of the first time point alone
+    if pyramid.num_times > 1:
+        when = {"t": slice(None)}
+        pyramid = backend.open_pyramid(path, **when)
+    common: dict[str, Any] = {**_place(pyramid), "metadata": {SOURCE_KEY: path}}
     if pyramid.is_labels and pyramid.num_channels == 1:
         table = backend.read_class_table(pyramid)
         kwargs = {**common, "name": pyramid.name, **class_kwargs(table)}
@@ -59,18 +59,20 @@ def pyramid_layers(backend: Any, path: str) -> list[LayerData]:
         axes = pyramid.axes[1:] + "c"
         kwargs = {**common, "name": pyramid.name, "rgb": True}
         return [(level_arrays(pyramid, axes), kwargs, "image")]
-    return [_channel(backend, path, pyramid, i, common) for i in range(pyramid.num_channels)]
+    return [_channel(backend, path, pyramid, i, common, when)
+            for i in range(pyramid.num_channels)]
 
 
 def _channel(
-    backend: Any, path: str, pyramid: Any, index: int, common: dict[str, Any]
+    backend: Any, path: str, pyramid: Any, index: int, common: dict[str, Any],
+    when: dict[str, Any],
 ) -> LayerData:
-    single = backend.open_pyramid(path, channels=[index])
+    single = backend.open_pyramid(path, channels=[index], **when)
     several = pyramid.num_channels > 1
     kwargs = {
         **common,
         "name": pyramid.channel_names[index] if several else pyramid.name,
-        "contrast_limits": contrast_limits(single),
+        "contrast_limits": contrast_limits(backend.open_pyramid(path, channels=[index])),
         "colormap": CHANNEL_COLORS[index % len(CHANNEL_COLORS)] if several else "gray",
         "blending": "additive" if several else "translucent_no_depth",
     }
@@ -78,14 +80,17 @@ def _channel(
 
 
 def _place(pyramid: Any) -> dict[str, Any]:
-    """Scale, translation and units of the finest array."""
+    """Scale, translation, units and names of the axes of the finest array."""
     spacing = np.asarray(pyramid.spacing, np.float64)
     origin = np.asarray(pyramid.origin, np.float64)
+    names = tuple(pyramid.axes[1:])
+    place: dict[str, Any] = {"scale": spacing, "translate": origin, "axis_labels": names}
     if pyramid.pixel_size is None:
-        return {"scale": spacing, "translate": origin}
+        return place
     size = np.asarray(pyramid.pixel_size[0], np.float64)
-    units = ("um",) * len(size)
-    return {"scale": size, "translate": origin / spacing * size, "units": units}
+    # Time points are counted; how far apart they are is not known.
+    units = tuple("pixel" if name == "t" else "um" for name in names)
+    return place | {"scale": size, "translate": origin / spacing * size, "units": units}
 
 
 def contrast_limits(pyramid: Any) -> tuple[float, float]:
