@@ -57,7 +57,7 @@ class Budget:
     seconds: float = 600.0
     search_share: float = 0.1
     trials: int = 6
-    step_pixels: int = 1 << 17
+    step_pixels: int = 1 << 15
     val_pixels: int = 1 << 20
     validations: int = 10
     sections: int = 4
