@@ -429,6 +429,29 @@ def test_labels_layers_are_painted_as_classes_and_as_objects(
     assert "no shapes layer" in notices[-1]
 
 
+def test_an_import_is_undone_until_the_next_stroke(
+    viewer: Any, widget: Any, image_path: Path, qtbot: Any
+) -> None:
+    saved = store_path(image_path)
+    widget.here.click()
+    window = viewer.layers[-1]
+    paint(window, slice(0, 10), slice(0, 10), 2)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[-15:, -15:] = 1
+    viewer.add_labels(labels)
+    widget.files.import_labels()
+    qtbot.waitUntil(lambda: widget.files.job is None, timeout=WAIT_MS)
+    assert widget.note.text() == "The labels are painted, 1 as 'background'."
+    widget.undo.click()
+    qtbot.waitUntil(is_saved(saved, {2: 100}), timeout=WAIT_MS)
+    widget.redo.click()
+    qtbot.waitUntil(is_saved(saved, {1: 225, 2: 100}), timeout=WAIT_MS)
+    paint(window, slice(50, 60), slice(0, 10), 2)
+    widget.undo.click()
+    widget.undo.click()
+    qtbot.waitUntil(is_saved(saved, {1: 225}), timeout=WAIT_MS)
+
+
 def test_geojson_goes_in_and_out(
     viewer: Any, widget: Any, image_path: Path, tmp_path: Path, qtbot: Any
 ) -> None:

@@ -126,6 +126,41 @@ def balance_text(table: Any, counts: dict[int, int] | None) -> str:
     return ""
 
 
+class ImportHistory:
+    """The imports into a store since the last stroke, to undo and redo."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._done: list[int] = []
+        self._undone: list[int] = []
+
+    def add(self, edit: int) -> None:
+        """Note the number of an import's edit."""
+        self._done.append(edit)
+        self._undone.clear()
+
+    def forget(self) -> None:
+        """A stroke came after all of them."""
+        self._done.clear()
+        self._undone.clear()
+
+    def undo(self) -> bool:
+        """Take the last import back; whether there was one."""
+        return self._step(self._done, self._undone)
+
+    def redo(self) -> bool:
+        """Bring the last undone import back; whether there was one."""
+        return self._step(self._undone, self._done)
+
+    def _step(self, source: list[int], target: list[int]) -> bool:
+        while source:
+            edit = self._store.undo(source.pop())
+            if edit is not None:
+                target.append(edit)
+                return True
+        return False
+
+
 # -- places of stores --------------------------------------------------------------------
 
 

@@ -76,7 +76,7 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         importer.check_labels()
 
         def paint(store: Any) -> Iterator[Any]:
-            importer.paint_objects(value)
+            yield importer.paint_objects(value)
             yield "The objects are painted."
 
         self._start(paint)
@@ -143,7 +143,8 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
         Parameters
         ----------
         work
-            Yields class tables that it gave the store, and what to say at the end.
+            Yields class tables that it gave the store, numbers of edits, and what to say at the
+            end.
         """
         session = self._dock.require_session()
         session.hold()
@@ -165,6 +166,9 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
     def _on_found(self, found: Any) -> None:
         if isinstance(found, str):
             self._done = found
+        elif isinstance(found, int):
+            if self._session is not None:
+                self._session.imports.add(found)
         elif self._dock.session is self._session:
             self._dock.adopt_classes(found)
 
@@ -183,8 +187,8 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
 
 
 def paint_areas(backend: Any, store: Any, polygons: list[Any]) -> Iterator[Any]:
-    """Paint polygons, then say how many."""
-    backend.paint_polygons(store, polygons)
+    """Paint polygons, then say how many; yields the edit's number, and that."""
+    yield backend.paint_polygons(store, polygons)
     yield f"{len(polygons)} areas are painted."
 
 

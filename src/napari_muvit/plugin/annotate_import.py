@@ -38,6 +38,7 @@ class LayerImport:
         self._array: Any = None
         self._level = 1
         self._corner: Any = None
+        self._values: list[int] = []
 
     def check_labels(self) -> None:
         """Take the pixels and the place of the layer (in the GUI thread).
@@ -75,29 +76,35 @@ class LayerImport:
                 f"{self._name!r} has more values than a store has classes. Import it as "
                 "objects of one class."
             )
+        self._values = values
         return annotate.extend_table(
             self._session.store.classes, values, self._backend.LabelClass
         )
 
     def steps_for_labels(self) -> Iterator[Any]:
-        """Give the store the classes it lacks, then paint; yields the table and what to say."""
-        table = self.table_for_labels()
-        if table != self._session.store.classes:
+        """Give the store the classes it lacks, then paint.
+
+        Yields the table, the edit's number, and what to say.
+        """
+        known, table = self._session.store.classes, self.table_for_labels()
+        if table != known:
             self._session.store.set_classes(table)
             yield table
-        self.paint_labels()
-        yield "The labels are painted."
+        yield self.paint_labels()
+        names = [f"{item.value} as {item.name!r}" for item in known.classes
+                 if item.value in self._values]
+        yield f"{', '.join(['The labels are painted', *names])}."
 
-    def paint_labels(self) -> None:
+    def paint_labels(self) -> int:
         """Paint values as classes; 0 is left alone, as in napari it means nothing."""
-        self._backend.paint_labels(
+        return self._backend.paint_labels(  # type: ignore[no-any-return]
             self._session.store, self._array, unlabelled=0, level=self._level,
             corner=self._corner,
         )
 
-    def paint_objects(self, value: int) -> None:
+    def paint_objects(self, value: int) -> int:
         """Paint everything above 0 as one class."""
-        self._backend.paint_instances(
+        return self._backend.paint_instances(  # type: ignore[no-any-return]
             self._session.store, self._array, value, level=self._level, corner=self._corner
         )
 

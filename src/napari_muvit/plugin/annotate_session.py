@@ -16,6 +16,7 @@ import numpy as np
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import engine
 from napari_muvit.plugin.annotate import (
+    ImportHistory,
     centre_of,
     fitting_level,
     label_colors,
@@ -85,17 +86,20 @@ class OpenWindow:
         """Hand what was painted to the store; returns how many pixels."""
         count: int = self.window.commit(is_stroke_done=not self.is_painting)
         self.session.num_changed += count
+        if count:
+            self.session.imports.forget()
         return count
 
     @notifies
     def undo(self) -> bool:
-        """Take the last stroke of this window back."""
-        return self._step(self.window.undo)
+        """Take the last stroke of this window back, or the import that came after it."""
+        self.save()
+        return self.session.step_import(True) or self._step(self.window.undo)
 
     @notifies
     def redo(self) -> bool:
-        """Bring the last undone stroke back."""
-        return self._step(self.window.redo)
+        """Bring the last undone stroke or import back."""
+        return self.session.step_import(False) or self._step(self.window.redo)
 
     def _step(self, step: Any) -> bool:
         has_changed: bool = step()
@@ -124,6 +128,7 @@ class AnnotationSession:
         self.windows: dict[str, OpenWindow] = {}
         self.num_changed = 0
         self.overview: Any = None
+        self.imports = ImportHistory(store)
         self._holders = 0
         self._counting = threading.Lock()
 
@@ -245,6 +250,13 @@ class AnnotationSession:
         for opened in self.windows.values():
             opened.refresh()
         self.num_changed += 1
+
+    def step_import(self, is_back: bool) -> bool:
+        """Take the last import back or bring it again, if no stroke came since; whether so."""
+        has_changed = self.imports.undo() if is_back else self.imports.redo()
+        if has_changed:
+            self.refresh()
+        return has_changed
 
     def active(self, viewer: Any) -> OpenWindow | None:
         """The window whose layer is chosen in the viewer, else the newest."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,8 @@ class AnnotateWidget(DockWidget):
             "fitting level is as fine as the canvas shows."
         )
         self.undo = QPushButton("Undo")
-        self.undo.setToolTip("Take the last stroke of the window back (Ctrl+Z in the layer).")
+        self.undo.setToolTip(
+            "Take the last stroke of the window back, or what was imported after it (Ctrl+Z).")
         self.undo.clicked.connect(self._on_undo)
         self.redo = QPushButton("Redo")
         self.redo.setToolTip("Bring an undone stroke back (Ctrl+Shift+Z in the layer).")
@@ -325,16 +325,17 @@ class AnnotateWidget(DockWidget):
 
     @notifies
     def _on_undo(self, checked: bool = False) -> None:
-        self._step(OpenWindow.undo, "There is nothing to undo in this window.")
+        session = self.require_session()
+        opened = session.active(self.viewer)
+        if not (session.step_import(True) if opened is None else opened.undo()):
+            show_hint("There is nothing to undo in this window.")
 
     @notifies
     def _on_redo(self, checked: bool = False) -> None:
-        self._step(OpenWindow.redo, "There is nothing to redo in this window.")
-
-    def _step(self, step: Callable[[OpenWindow], bool], otherwise: str) -> None:
-        opened = self.require_session().active(self.viewer)
-        if opened is None or not step(opened):
-            show_hint(otherwise)
+        session = self.require_session()
+        opened = session.active(self.viewer)
+        if not (session.step_import(False) if opened is None else opened.redo()):
+            show_hint("There is nothing to redo in this window.")
 
     def _place(self) -> Any:
         index = self.list.currentRow()
