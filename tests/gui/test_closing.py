@@ -42,6 +42,19 @@ def test_viewer_closed_during_live(widget: Any, viewer: Any, qtbot: Any) -> None
     qtbot.waitUntil(lambda: not has_thread("muvit-live"), timeout=WAIT_MS)
 
 
+def test_widget_closed_during_live(
+    widget: Any, viewer: Any, open_widget: Any, qtbot: Any, notices: list[str]
+) -> None:
+    widget.live.click()
+    qtbot.waitUntil(lambda: "board: live prediction" in viewer.layers, timeout=WAIT_MS)
+    viewer.window.remove_dock_widget(widget.parent())
+    qtbot.waitUntil(lambda: not has_thread("muvit-l"), timeout=WAIT_MS)
+    again = open_widget("MuViT: Predict")
+    qtbot.waitUntil(lambda: again.model is not None, timeout=WAIT_MS)
+    assert again.live.isEnabled()
+    assert notices == []
+
+
 def test_viewer_closed_while_live_is_planned(widget: Any, viewer: Any, qtbot: Any) -> None:
     widget.live.click()
     viewer.close()

@@ -185,6 +185,8 @@ def test_console(viewer: Any, trained: SimpleNamespace) -> None:
     assert sum(layer.data.sum() for layer in made) == pytest.approx(1, abs=1e-4)
     with pytest.raises(InputError, match="pass one of Colours, Groups"):
         show_features(viewer, trained.run, mode="Colour")
+    with pytest.raises(InputError, match=r"layer is 'bord', which is no image here.*'board'"):
+        show_features(viewer, trained.run, "bord")
 
 
 # -- faults ----------------------------------------------------------------------------------

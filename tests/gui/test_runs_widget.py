@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QWidget
+
+from napari_muvit.plugin import dock
 
 WAIT_MS = 60_000
 
@@ -202,3 +204,13 @@ def test_folder_without_runs_and_no_folder(
     widget.parent_folder.set_path(str(tmp_path / "missing"))
     qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
     assert "no folder" in notices[0]
+
+
+def test_a_widget_opened_from_the_menu_is_used_again(viewer: Any, qtbot: Any) -> None:
+    opened = QWidget()
+    holder = viewer.window.add_dock_widget(opened, name="MuViT: Predict (MuViT)")
+    holder.hide()
+    assert dock.open_widget(viewer, "MuViT: Predict") is opened
+    assert holder.isVisible()
+    runs = dock.open_widget(viewer, "MuViT: Runs")
+    assert dock.open_widget(viewer, "MuViT: Runs") is runs

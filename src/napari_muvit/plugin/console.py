@@ -128,9 +128,21 @@ def lazy_labels(
 def resolve(
     viewer: Any, layer: Any, is_whole: bool = True
 ) -> tuple[ResolvedImage, tuple[Any, ...]]:
-    """The image of a layer, with all its planes or the one shown, and the layers that show it."""
+    """The image of a layer, with all its planes or the one shown, and the layers that show it.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, or it is no image.
+    """
+    from napari.layers import Image
+
+    named = layer
     if isinstance(layer, str):
-        layer = viewer.layers[layer]
+        layer = next((each for each in viewer.layers if each.name == named), False)
+    if layer is not None and not isinstance(layer, Image):
+        images = [each.name for each in viewer.layers if isinstance(each, Image)]
+        raise InputError(f"layer is {str(named)!r}, which is no image here. Pass one of {images}.")
     if layer is None:
         choices = image_choices(viewer.layers)
         if not choices:

@@ -120,6 +120,19 @@ def _remove(callbacks: list[Any], slot: Any) -> None:
         callbacks.remove(slot)
 
 
+def open_widget(viewer: Any, name: str) -> Any:
+    """The widget of this plugin called `name`: the one that is open, else a new one.
+
+    napari itself takes it for another one where it was opened from the menu.
+    """
+    for title, widget in viewer.window.dock_widgets.items():
+        if title.startswith(name):
+            widget.parent().show()
+            widget.parent().raise_()
+            return widget
+    return viewer.window.add_plugin_dock_widget("napari-muvit", name)[1]
+
+
 class ImagePicker(QWidget):  # type: ignore[misc]
     """A list of the images in the viewer that follows the layers."""
 

@@ -18,6 +18,10 @@ from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
 Slices = tuple[slice, ...]
 
 
+FOLDER = "predictions"
+"""Folder in a run's where predictions go unless told otherwise."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A segmenter on disk and what a person wants to know about it.
@@ -220,7 +224,9 @@ def plan_region(box: FloatArray, shape: Sequence[int], factor: ArrayLike) -> Reg
     low = np.clip(np.floor((box[0] + 0.5) / factor), 0, shape).astype(int)
     high = np.clip(np.ceil((box[1] + 0.5) / factor), 0, shape).astype(int)
     if np.any(high <= low):
-        raise InputError("the view shows no part of the image. Move the image into the view.")
+        raise InputError(
+            f"no part of the image, which has {tuple(shape)} px, lies between {box[0].tolist()} "
+            f"and {box[1].tolist()}. Move the image into the view, or choose another region.")
     return Region(tuple(low.tolist()), tuple((high - low).tolist()), factor)
 
 
@@ -280,13 +286,15 @@ def default_output(
         low, high = (",".join(f"{value:.0f}" for value in corner) for corner in region)
         stem = f"{stem}_{low}_to_{high}"
     folder = Path(model_folder)
-    return folder / "predictions" / f"{stem}.ome.zarr"
+    return folder / FOLDER / f"{stem}.ome.zarr"
 
 
-def failed_text(failed: int) -> str:
-    """What to do about tiles that could not be computed; "" where there are none."""
+def failed_text(failed: int, num_images: int = 1) -> str:
+    """What to do about tiles, or images of several, that failed; "" where there are none."""
     if not failed:
         return ""
+    if num_images > 1:
+        return f"{failed} of {num_images} images failed; predict again to try them once more."
     which = "1 part is" if failed == 1 else f"{failed:,} parts are"
     return f"{which} missing; predict again to try them once more."
 

@@ -12,6 +12,7 @@ from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.errors import InputError
 from napari_muvit.plugin.dock import DockWidget
 from napari_muvit.plugin.fold import Fold
+from napari_muvit.plugin.predict import FOLDER
 from napari_muvit.plugin.sources_picker import SourcesPicker
 
 
@@ -55,7 +56,7 @@ class PredictQueue(Fold):
         images = self.sources.images()
         if not images:
             raise InputError("no images are in the queue. Add layers or files to it.")
-        folder = Path(model) / "predictions"
+        folder = Path(model) / FOLDER
         output = folder
         if len(images) == 1 and not images[0].endswith(".csv"):
             # The engine takes a single image's output as its store.

@@ -136,6 +136,8 @@ class PredictWidget(DockWidget):
             if model and not self.folder.path and Path(str(model)).is_dir():
                 self.folder.set_path(str(model))
             self.output.show_path(str(output) if output and Path(str(output)).is_dir() else "")
+            is_own = Path(self.output.path).parent.name == predict.FOLDER
+            self._own_output = self.output.path if is_own else ""
         self.known.set_image(choice)
         self._show_state()
 
@@ -304,7 +306,7 @@ class PredictWidget(DockWidget):
         backend = self.backend
 
         def finish() -> None:
-            failed = predict.failed_text(self._failed)
+            failed = predict.failed_text(self._failed, len(config.images))
             self.note.setText(f"The labels are in {config.output}. {failed}".strip())
 
         self._start(lambda: iter(backend.predict_images(config)), finish=finish)

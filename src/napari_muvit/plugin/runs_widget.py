@@ -24,7 +24,7 @@ from napari_muvit.errors import RunError
 from napari_muvit.plugin import run_control, runs
 from napari_muvit.plugin.background import Job, LatestTask
 from napari_muvit.plugin.devices import DESK, DeviceDesk
-from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
+from napari_muvit.plugin.dock import DockWidget, open_widget, row, wrapped_label
 from napari_muvit.plugin.fold import Fold
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
@@ -303,7 +303,7 @@ class RunsWidget(DockWidget):
     def _on_use(self, checked: bool = False) -> None:
         kind = "finetune" if self.view.picture is None else self.view.picture.kind
         name, _ = USES.get(kind, USES["finetune"])
-        _, widget = self.viewer.window.add_plugin_dock_widget("napari-muvit", name)
+        widget = open_widget(self.viewer, name)
         if kind == "pretrain":
             widget.take_model(str(self.chosen))
         else:
