@@ -187,9 +187,12 @@ class Hands:
     def shoot(self, name: str, themes: Sequence[str] = ("dark",)) -> None:
         """Take a picture of the whole window; with several themes one in each.
 
-        The mouse leaves the canvas before, for napari draws the brush where it was last.
+        Before, the mouse leaves the canvas, where napari draws the brush; the square behind the
+        brush goes when the theme changes.
         """
         QTest.mouseMove(self._canvas, QPoint(-99, -99))
+        self.rest(0.1)
+        self.viewer.theme = "dark" if themes[0] == "light" else "light"
         for theme in themes:
             self.viewer.theme = theme
             self.rest(1)
