@@ -92,3 +92,13 @@ def test_levels_are_suggested_as_in_crops(
     for path in (image, str(table)):
         assert checks.suggest_options(api, path) == {"levels": (1, 2), "crop_size": (64,)}
     assert checks.suggest_options(api, str(tmp_path / "gone.ome.zarr")) == {}
+
+
+def test_a_pretrained_model_that_is_not_there_is_said(tmp_path: Path) -> None:
+    def said(place: str | None) -> list[str]:
+        return checks.pretrained_words(FinetuneConfig(**BASE, labels=("l",), pretrained=place))
+
+    assert said(None) == said(str(tmp_path)) == said("hf://owner/name") == []
+    (words,) = said(str(tmp_path / "gone"))
+    assert "gone' does not exist" in words
+    assert checks.pretrained_words(PretrainConfig(**BASE)) == []

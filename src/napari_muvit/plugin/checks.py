@@ -57,8 +57,17 @@ def advise(backend: Any, config: RunConfig, desk: DeviceDesk = DESK) -> str:
             continue
         if advice and (advice := advice[0].upper() + advice[1:]) not in said:
             said.append(advice)
+    said += pretrained_words(config)
     said.append(memory_text(config, ndim))
     return " ".join([*said, *training_words(backend, desk, config.device)])
+
+
+def pretrained_words(config: RunConfig) -> list[str]:
+    """What is wrong with the folder of the pretrained model, while there is time to mend it."""
+    place = config.pretrained if isinstance(config, FinetuneConfig) else None
+    if not place or "://" in place or Path(place).expanduser().is_dir():
+        return []
+    return [f"The pretrained model {place!r} does not exist; give the folder of a run."]
 
 
 def suggest_options(backend: Any, path: str) -> dict[str, Any]:
