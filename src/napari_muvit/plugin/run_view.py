@@ -76,7 +76,7 @@ class Curves(QWidget):  # type: ignore[misc]
             if name and (curves.get(name) or others.get(name)):
                 names.append(f'<span style="color:{color}">\u25cf</span>&nbsp;{html.escape(name)}')
         if self._has_smooth:
-            names.append("(faint: every step; strong: smoothed)")
+            names.append("(faint: every step)")
         self.caption.setText(f"<b>{self._title}</b> &nbsp; " + " &nbsp; ".join(names))
 
     def paint_theme(self, background: Any, text: Any) -> None:
