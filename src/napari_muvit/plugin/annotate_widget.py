@@ -100,7 +100,7 @@ class AnnotateWidget(DockWidget):
         self.instant = InstantPanel(self)
         self.body.addWidget(self.instant)
         self.note = wrapped_label()
-        self.footer.addWidget(self.note)  # in sight, however long the class list
+        self.footer.addWidget(self.note)
         self.body.addStretch(1)
 
     def _build_windows(self) -> None:
@@ -112,8 +112,7 @@ class AnnotateWidget(DockWidget):
         self.level.addItems([f"level {level}" for level in LEVELS])
         self.level.setToolTip(
             "Size of a painted pixel: 1 is full resolution, 8 paints blocks of 8 x 8 pixels. The "
-            "fitting level is as fine as the canvas shows."
-        )
+            "fitting level is as fine as the canvas shows.")
         self.undo = QPushButton("Undo")
         self.undo.setToolTip(
             "Take the last stroke of the window back, or what was imported after it (Ctrl+Z).")
