@@ -28,6 +28,8 @@ def test_store_opens_as_channels_in_place(viewer: Any, store: Path, open_widget:
     viewer.open(str(store), plugin="napari-muvit")
     assert [layer.name for layer in viewer.layers] == ["DAPI", "GFP"]
     layer = viewer.layers["GFP"]
+    assert [np.round(each.colormap.colors[-1]).tolist() for each in viewer.layers] == [
+        [1, 0, 1, 1], [0, 1, 0, 1]]  # magenta and green, since the file has no colours
     assert layer.multiscale
     assert len(layer.data) == 3
     assert np.allclose(layer.scale, (0.5, 0.25))
@@ -40,6 +42,15 @@ def test_store_opens_as_channels_in_place(viewer: Any, store: Path, open_widget:
     widget.picker.choose("two.ome.zarr (2 channels)")
     assert widget.image.pyramid.shape[0] == 2
     assert widget.image.pyramid.pixel_size[0] == pytest.approx((0.5, 0.25))
+
+
+def test_channels_have_the_colours_of_the_file(viewer: Any, tmp_path: Path) -> None:
+    api.create_pyramid(
+        tmp_path / "a.ome.zarr", shape=(2, 64, 64), axes="cyx", levels=1, dtype="uint16",
+        channel_names=["DAPI", "RFP"], channel_colors=["#0000ff", "#ff8000"])
+    viewer.open(str(tmp_path / "a.ome.zarr"), plugin="napari-muvit")
+    assert np.allclose([layer.colormap.colors[-1] for layer in viewer.layers],
+                       [[0, 0, 1, 1], [1, 128 / 255, 0, 1]])
 
 
 def test_one_channel_of_several_is_what_is_meant(

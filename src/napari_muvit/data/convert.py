@@ -265,7 +265,7 @@ def _create(job: _Job) -> list[Any]:
             dtype=source.dtype, chunk=job.settings["chunk"], shard=job.settings["shard"],
             pixel_size=sizes, translation=places, scaled_axes=job.scaled_axes,
             fmt=job.settings["fmt"], name=source.name, channel_names=names, classes=job.classes,
-            is_labels=source.is_labels,
+            channel_colors=source.channel_colors, is_labels=source.is_labels,
         )
         first = {"signature": job.signature, "source": source.source}
         _write_log(unfinished / LOG_NAME, [first])

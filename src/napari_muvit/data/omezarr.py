@@ -37,8 +37,9 @@ def create_pyramid(
     dtype: Any, chunk: int | Sequence[int] = 512, shard: int | Sequence[int] | None = None,
     pixel_size: Sequence[float] | None = None, translation: Sequence[float] | None = None,
     scaled_axes: Sequence[int | str] | None = None, fmt: str = "0.5", name: str = "",
-    channel_names: Sequence[str] | None = None, classes: ClassTable | None = None,
-    is_labels: bool = False, fill_value: float = 0, overwrite: bool = False,
+    channel_names: Sequence[str] | None = None, channel_colors: Sequence[str] | None = None,
+    classes: ClassTable | None = None, is_labels: bool = False, fill_value: float = 0,
+    overwrite: bool = False,
 ) -> list[Any]:
     """Create an empty OME-Zarr image, which takes no space; its zarr arrays, finest first.
 
@@ -54,6 +55,8 @@ def create_pyramid(
     pixel_size, translation
         um of each spatial axis: a full-resolution pixel's size, and where the first one's centre
         lies (world px where `pixel_size` is None).
+    channel_names, channel_colors
+        Of all channels; colours, ``#rrggbb``, are written with names alone.
     classes, is_labels
         A class table makes this a label image; `is_labels` does it without a table.
 
@@ -67,7 +70,7 @@ def create_pyramid(
     block = _multiscales(axes, rows, pixel_size, name or Path(path).name.split(".")[0])
     if channel_names is not None:
         count = int(shape[axes.index("c")]) if "c" in axes else 1
-        block["omero"] = _omero(list(channel_names), count, np.dtype(dtype))
+        block["omero"] = _omero(list(channel_names), channel_colors, count, np.dtype(dtype))
     if classes is not None or is_labels:
         block["image-label"] = image_label(classes, fmt)
     _make_room(Path(path), overwrite)
@@ -279,7 +282,9 @@ def _write_metadata(
         group.attrs["ome"] = {"version": "0.5", **block}
 
 
-def _omero(names: list[str], count: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+def _omero(
+    names: list[str], colors: Sequence[str] | None, count: int, dtype: np.dtype[Any]
+) -> dict[str, Any]:
     if len(names) != count:
         raise InputError(
             f"channel_names are {names} for {count} channels; one name for each is needed."
@@ -287,7 +292,8 @@ def _omero(names: list[str], count: int, dtype: np.dtype[Any]) -> dict[str, Any]
     primary = ("FF0000", "00FF00", "0000FF")
     top = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
     window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
-    colours = primary if count == 3 else ("FFFFFF",) * count
+    default = primary if count == 3 else ("FFFFFF",) * count
+    colours = default if colors is None else [color.lstrip("#").upper() for color in colors]
     return {"channels": [
         {"label": name, "color": colour, "active": True, "window": window}
         for name, colour in zip(names, colours, strict=True)

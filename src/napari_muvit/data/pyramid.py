@@ -30,7 +30,7 @@ from napari_muvit.data.crop import (
 )
 from napari_muvit.data.memory import shared_cache
 from napari_muvit.data.placement import Placed, place_arrays
-from napari_muvit.data.selection import Selection, at_plane, channel_names, select
+from napari_muvit.data.selection import Selection, at_plane, channel_colors, channel_names, select
 from napari_muvit.data.sources import RawImage, read_source
 from napari_muvit.data.sources.arrays import read_arrays, resolve
 from napari_muvit.data.sources.raw import as_native, native_dtype
@@ -184,9 +184,13 @@ class Pyramid:
     @property
     def channel_names(self) -> tuple[str, ...]:
         """One name for each channel of `shape`; numbers where the file has none."""
-        names = channel_names(self._raw)
-        chosen = self._selection.channels
+        names, chosen = channel_names(self._raw), self._selection.channels
         return names if chosen is None else tuple(names[i] for i in chosen)
+
+    @property
+    def channel_colors(self) -> tuple[str, ...] | None:
+        """The file's colour of each channel of `shape`, ``#rrggbb``; None where it has none."""
+        return channel_colors(self._raw, self._selection.channels)
 
     @property
     def is_rgb(self) -> bool:

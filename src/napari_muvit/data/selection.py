@@ -144,6 +144,14 @@ def channel_names(raw: RawImage) -> tuple[str, ...]:
     return tuple(str(i) for i in range(count))
 
 
+def channel_colors(raw: RawImage, chosen: Sequence[int] | None) -> tuple[str, ...] | None:
+    """The file's colours of the channels `chosen` (all if None), or None where it has none."""
+    colors = raw.channel_colors
+    if colors is None or len(colors) != raw.arrays[0].shape[raw.axes.index("c")]:
+        return None
+    return colors if chosen is None else tuple(colors[i] for i in chosen)
+
+
 def _channel(raw: RawImage, count: int, wanted: Any) -> int:
     names = channel_names(raw)
     if not isinstance(wanted, str):

@@ -73,10 +73,17 @@ def _channel(
         **common,
         "name": pyramid.channel_names[index] if several else pyramid.name,
         "contrast_limits": contrast_limits(backend.open_pyramid(path, channels=[index])),
-        "colormap": CHANNEL_COLORS[index % len(CHANNEL_COLORS)] if several else "gray",
+        "colormap": channel_color(pyramid, index),
         "blending": "additive" if several else "translucent_no_depth",
     }
     return level_arrays(single, pyramid.axes[1:]), kwargs, "image"
+
+
+def channel_color(pyramid: Any, index: int) -> str:
+    """The file's colour of a channel, else one of our own; grey for a single one."""
+    if pyramid.channel_colors is not None:
+        return str(pyramid.channel_colors[index])
+    return CHANNEL_COLORS[index % len(CHANNEL_COLORS)] if pyramid.num_channels > 1 else "gray"
 
 
 def _place(pyramid: Any) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from napari_muvit.data.sources.raw import (
     check_chunks,
     check_dtype,
     check_shape,
+    parse_colors,
 )
 from napari_muvit.data.sources.stores import ZarrArray, open_store
 from napari_muvit.errors import SourceError, SourceNotFoundError, nearest_name
 
 MOST_ARRAYS = 64
-RGB_COLOURS = ("FF0000", "00FF00", "0000FF")
+RGB_COLORS = ("#ff0000", "#00ff00", "#0000ff")
 
 
 def read_zarr(path: str, image: str | int | None = None) -> RawImage:
@@ -201,7 +202,7 @@ def _read_multiscales(
     axes, units = _axes(where, multiscale, handles)
     scales, translations = _transforms(where, multiscale, axes)
     labels = block.get("image-label")
-    names, is_rgb = _channels(block.get("omero"), axes, handles[0])
+    names, colors, is_rgb = _channels(block.get("omero"), axes, handles[0])
     metadata = {"image-label": labels, "muvit": block.get("muvit")}
     title = multiscale.get("name")
     default = PurePosixPath(where.replace("\\", "/")).name
@@ -209,7 +210,7 @@ def _read_multiscales(
         kind=f"OME-Zarr {version}", axes=axes, arrays=tuple(handles), source=where,
         name=title.strip("/") if isinstance(title, str) and title.strip("/") else default,
         scales=scales, translations=translations, units=units, channel_names=names,
-        is_rgb=is_rgb, is_labels=isinstance(labels, Mapping),
+        channel_colors=colors, is_rgb=is_rgb, is_labels=isinstance(labels, Mapping),
         label_metadata=metadata if isinstance(labels, Mapping) else None,
     )
 
@@ -373,18 +374,18 @@ def _number_error(where: str, values: Any, axes: str, key: str) -> SourceError:
 
 def _channels(
     omero: Any, axes: str, first: ArrayHandle
-) -> tuple[tuple[str, ...] | None, bool]:
-    """Channel names, and whether the channels are the colours red, green and blue."""
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None, bool]:
+    """Channel names and colours, and whether the channels are red, green and blue of a picture."""
     if "c" not in axes:
-        return None, False
+        return None, None, False
     count = first.shape[axes.index("c")]
     channels = omero.get("channels") if isinstance(omero, Mapping) else None
     rgb_like = count == 3 and first.dtype == "uint8"
     if not isinstance(channels, list) or len(channels) != count:
-        return None, rgb_like and axes.endswith("c")
+        return None, None, rgb_like and axes.endswith("c")
     rows = [row if isinstance(row, Mapping) else {} for row in channels]
     names = tuple(str(row.get("label", i)) for i, row in enumerate(rows))
-    colours = tuple(str(row.get("color", "")).upper().lstrip("#")[:6] for row in rows)
+    colors = parse_colors([row.get("color") for row in rows])
     lowered = tuple(name.lower() for name in names)
-    is_rgb = rgb_like and (colours == RGB_COLOURS or lowered == ("red", "green", "blue"))
-    return names, is_rgb
+    is_rgb = rgb_like and (colors == RGB_COLORS or lowered == ("red", "green", "blue"))
+    return names, None if is_rgb else colors, is_rgb

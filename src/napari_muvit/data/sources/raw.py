@@ -6,6 +6,8 @@ are small and picklable, so each worker process opens its own arrays.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,6 +75,8 @@ class RawImage:
         Per array and stored axis, in the units of the file; None where the file has none.
     units
         Name of the unit of each axis, or None.
+    channel_names, channel_colors
+        Of the stored channels, colours as ``#rrggbb``; None where the file has none.
     """
 
     kind: str
@@ -84,11 +88,22 @@ class RawImage:
     translations: tuple[Floats, ...] | None = None
     units: tuple[str | None, ...] | None = None
     channel_names: tuple[str, ...] | None = None
+    channel_colors: tuple[str, ...] | None = None
     is_rgb: bool = False
     is_labels: bool = False
     label_metadata: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     stamp: str = ""
+
+
+def parse_colors(values: Sequence[Any]) -> tuple[str, ...] | None:
+    """Colours of all channels as ``#rrggbb``; None where one is none, or several are all alike."""
+    texts = [str(value).lower().lstrip("#")[:6] for value in values]
+    if not texts or any(re.fullmatch("[0-9a-f]{6}", text) is None for text in texts):
+        return None
+    if len(texts) > 1 and len(set(texts)) == 1:
+        return None
+    return tuple(f"#{text}" for text in texts)
 
 
 def check_dtype(dtype: np.dtype[Any], what: str, source: object = None) -> None:

@@ -24,7 +24,7 @@ from napari_muvit.data.sources.raw import (
 from napari_muvit.data.sources.remote import is_url, open_url
 from napari_muvit.data.sources.single_file import file_name, told_as
 from napari_muvit.data.sources.stores import LFS_HEAD, describe_error, refuse_lfs_pointer
-from napari_muvit.data.sources.tiff_metadata import channel_names, pixel_size
+from napari_muvit.data.sources.tiff_metadata import channel_colors, channel_names, pixel_size
 from napari_muvit.errors import SourceError, nearest_name
 
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".lsm", ".stk", ".btf",
@@ -118,6 +118,7 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
         handles = tuple(_handle(file, number, i, level) for i, level in enumerate(levels))
         _check_complete(file, levels)
         names = channel_names(tiff, number) if "c" in axes else None
+        colors = channel_colors(tiff, number) if "c" in axes else None
         sizes = pixel_size(tiff, series, number)
         rgb = _is_rgb(series, axes)
         slow = _slow_notes(series, handles[0])
@@ -128,7 +129,7 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
         kind=f"TIFF ({kind.upper()})" if kind else "TIFF", name=file_name(file), axes=axes,
         arrays=handles, source=file, scales=scales,
         units=tuple("micrometer" if sizes is not None and a in "zyx" else None for a in axes),
-        channel_names=names, is_rgb=rgb,
+        channel_names=names, channel_colors=None if rgb else colors, is_rgb=rgb,
         notes=(*(f"the axis {d} is used as {u}" for d, u in drop), *slow),
     )
 

@@ -1,4 +1,4 @@
-"""Pixel sizes and channel names from what TIFF writers and slide scanners leave in a file."""
+"""Pixel sizes, channel names and colours from what TIFF writers and scanners leave in a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from napari_muvit.data.sources.raw import MICROMETRES
+from napari_muvit.data.sources.raw import MICROMETRES, parse_colors
 
 PLAUSIBLE_UM = (1e-3, 50.0)
 """Pixel sizes outside these bounds come from screen resolutions, not from microscopes."""
@@ -56,6 +56,18 @@ def channel_names(tiff: Any, number: int) -> tuple[str, ...] | None:
     channels = image.findall("{*}Pixels/{*}Channel")
     names = [channel.get("Name") for channel in channels]
     return tuple(str(n) for n in names) if names and all(names) else None
+
+
+def channel_colors(tiff: Any, number: int) -> tuple[str, ...] | None:
+    """Colours in OME-XML, where they are signed numbers of 32 bits: red, green, blue, opacity."""
+    image = _ome_root(tiff, number)
+    if image is None:
+        return None
+    found = [channel.get("Color", "") for channel in image.findall("{*}Pixels/{*}Channel")]
+    try:
+        return parse_colors([f"{int(text) & 0xFFFFFFFF:08x}" for text in found])
+    except ValueError:
+        return None
 
 
 def _svs_pixels(tiff: Any) -> dict[str, float] | None:
