@@ -55,6 +55,29 @@ def test_widget_closed_during_live(
     assert notices == []
 
 
+def test_widget_closed_while_it_predicts_says_so(
+    widget: Any, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = threading.Event()
+
+    def predict(*arguments: Any, **options: Any) -> Any:
+        yield SimpleNamespace(done=1, total=4, remaining=3.0)
+        held.wait(20)
+        yield SimpleNamespace(done=2, total=4, remaining=2.0)
+
+    monkeypatch.setattr(api, "predict_to_zarr", predict)
+    widget.output.set_path(str(tmp_path / "out.ome.zarr"))
+    widget.whole.click()
+    qtbot.waitUntil(lambda: widget.progress.value() > 0, timeout=WAIT_MS)
+    viewer.window.remove_dock_widget(widget.parent())
+    qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)
+    held.set()
+    qtbot.waitUntil(lambda: not has_thread("muvit-job"), timeout=WAIT_MS)
+    assert len(notices) == 1
+    assert "start again to go on" in notices[0]
+
+
 def test_viewer_closed_while_live_is_planned(widget: Any, viewer: Any, qtbot: Any) -> None:
     widget.live.click()
     viewer.close()

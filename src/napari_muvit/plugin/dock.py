@@ -33,6 +33,7 @@ from napari_muvit.plugin.layers import (
     resolve_image,
     viewer_place,
 )
+from napari_muvit.plugin.notices import show_hint
 
 
 def weak_slot(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,8 +100,12 @@ class DockWidget(QWidget):  # type: ignore[misc]
             QTimer.singleShot(0, self._end_if_alone)
 
     def _end_if_alone(self) -> None:
-        if isalive(self) and self.parent() is None:
-            self.deleteLater()
+        if not isalive(self) or self.parent() is not None:
+            return
+        if getattr(self, "job", None) is not None:
+            show_hint("What the closed widget was computing ends with it; what is on disk stays. "
+                      "Open it and start again to go on.")
+        self.deleteLater()
 
     def listen(self, emitter: Any, method: Callable[..., Any]) -> None:
         """Call `method` on every event of `emitter` until this widget is destroyed."""
