@@ -229,9 +229,11 @@ class TrainWidget(DockWidget):
         if shown is not None and shown.can_resume:
             return shown.folder
         folder = Path(self.output.path).expanduser()
-        is_shown = shown is not None and shown.folder.absolute() == folder.absolute()
-        if not self.output.path or is_shown:
-            return None  # none is named, or the one that is shown and has done all its steps
+        # What is shown may be a moment old: only a run that is seen to be complete stays so.
+        is_complete = (shown is not None and shown.state == "completed"
+                       and shown.folder.absolute() == folder.absolute())
+        if not self.output.path or is_complete:
+            return None
         return folder if (folder / "run.json").is_file() else None
 
     # -- coming back ---------------------------------------------------------------------
