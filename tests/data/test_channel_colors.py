@@ -10,6 +10,7 @@ import tifffile
 
 from napari_muvit import api
 from napari_muvit.data.sources.raw import parse_colors
+from napari_muvit.errors import InputError
 
 BLUE, YELLOW, RED = "#0000ff", "#ffff00", "#ff0000"
 
@@ -46,13 +47,30 @@ def test_what_has_no_colours_has_none(names: list[str] | None, tmp_path: Path) -
     assert api.open_pyramid(tmp_path / "a.ome.zarr").channel_colors is None
 
 
-def test_a_picture_in_colours_needs_none(tmp_path: Path) -> None:
+def test_a_picture_stays_one_and_its_channels_are_primaries(tmp_path: Path) -> None:
     picture = api.pyramid_from_arrays([np.zeros((64, 64, 3), np.uint8)], axes="yxc")
     for _ in api.convert(picture, tmp_path / "a.ome.zarr", levels=(1,), chunk=32):
         pass
     opened = api.open_pyramid(tmp_path / "a.ome.zarr")
     assert opened.is_rgb
-    assert opened.channel_colors is None
+    assert opened.channel_colors == ("#ff0000", "#00ff00", BLUE)
+
+
+def test_three_stains_do_not_become_a_picture(tmp_path: Path) -> None:
+    image = api.pyramid_from_arrays(
+        [np.zeros((3, 64, 64), np.uint8)], axes="cyx", channel_names=["DAPI", "GFP", "RFP"])
+    for _ in api.convert(image, tmp_path / "a.ome.zarr", levels=(1,), chunk=32):
+        pass
+    assert not api.open_pyramid(tmp_path / "a.ome.zarr").is_rgb
+
+
+@pytest.mark.parametrize("colors", [[BLUE], [BLUE, "red"], [BLUE, YELLOW, RED]])
+def test_colours_that_do_not_fit_are_refused(colors: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="channel_colors are"):
+        api.create_pyramid(
+            tmp_path / "a.ome.zarr", shape=(2, 64, 64), axes="cyx", levels=1, dtype="uint16",
+            channel_names=["DAPI", "RFP"], channel_colors=colors)
+    assert not (tmp_path / "a.ome.zarr").exists()
 
 
 def test_colours_of_an_ome_tiff(tmp_path: Path) -> None:

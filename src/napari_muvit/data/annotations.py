@@ -357,8 +357,7 @@ class AnnotationStore:
             raise InputError(
                 f"the block begins at {tuple(start)}, its mask has the shape {mask.shape} and its "
                 f"labels {labels}; they need the {len(self.shape)} axes of the store, with an "
-                "axis of length 1 for one plane."
-            )
+                "axis of length 1 for one plane.")
 
     def _check_values(self, labels: NDArray[Any] | int, mask: NDArray[np.bool_]) -> None:
         if not isinstance(labels, int) and labels.dtype == self.arrays.dtype:

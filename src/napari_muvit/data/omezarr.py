@@ -7,6 +7,7 @@ keep the arrays' outer edges on one line.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_muvit.data.crop import parse_scaled_axes
+from napari_muvit.data.sources.raw import RGB_COLORS
 from napari_muvit.data.sources.stores import METADATA_FILES, open_store
 from napari_muvit.errors import InputError, RunExistsError, SourceError
 from napari_muvit.geometry import parse_levels
@@ -289,13 +291,18 @@ def _omero(
         raise InputError(
             f"channel_names are {names} for {count} channels; one name for each is needed."
         )
-    primary = ("FF0000", "00FF00", "0000FF")
+    is_picture = tuple(map(str.lower, names)) == ("red", "green", "blue")
+    default = RGB_COLORS if is_picture else ("#ffffff",) * count
+    colours = default if colors is None else tuple(colors)
+    if len(colours) != count or not all(re.fullmatch("#[0-9a-fA-F]{6}", c) for c in colours):
+        raise InputError(
+            f"channel_colors are {colours} for {count} channels; one for each is needed, for "
+            "example '#ff8000'."
+        )
     top = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
     window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
-    default = primary if count == 3 else ("FFFFFF",) * count
-    colours = default if colors is None else [color.lstrip("#").upper() for color in colors]
     return {"channels": [
-        {"label": name, "color": colour, "active": True, "window": window}
+        {"label": name, "color": colour[1:].upper(), "active": True, "window": window}
         for name, colour in zip(names, colours, strict=True)
     ]}
 

@@ -71,8 +71,7 @@ def open_pyramid(
         if any(choice is not None for choice in (channels, t, z, image)):
             raise InputError(
                 f"{source.name!r} is already open, so channels, t, z and image cannot be chosen "
-                "any more. Choose them when opening its path."
-            )
+                "any more. Choose them when opening its path.")
         return source
     raw = read_source(source, image)
     return Pyramid(raw, select(raw, channels, t, z))
@@ -184,12 +183,11 @@ class Pyramid:
     @property
     def channel_names(self) -> tuple[str, ...]:
         """One name for each channel of `shape`; numbers where the file has none."""
-        names, chosen = channel_names(self._raw), self._selection.channels
-        return names if chosen is None else tuple(names[i] for i in chosen)
+        return channel_names(self._raw, self._selection.channels)
 
     @property
     def channel_colors(self) -> tuple[str, ...] | None:
-        """The file's colour of each channel of `shape`, ``#rrggbb``; None where it has none."""
+        """The colour of each channel of `shape`, ``#rrggbb``; None where the file has none."""
         return channel_colors(self._raw, self._selection.channels)
 
     @property

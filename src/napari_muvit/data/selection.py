@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from napari_muvit.data.sources.raw import RawImage
+from napari_muvit.data.sources.raw import RGB_COLORS, RawImage
 from napari_muvit.errors import InputError, nearest_name
 
 Span = tuple[int, int]
@@ -134,20 +134,22 @@ def _channels(raw: RawImage, count: int | None, wanted: Any) -> tuple[int, ...] 
     return tuple(_channel(raw, count, each) for each in chosen)
 
 
-def channel_names(raw: RawImage) -> tuple[str, ...]:
-    """Names of the stored channels: the file's, colours, or numbers."""
+def channel_names(raw: RawImage, chosen: Sequence[int] | None = None) -> tuple[str, ...]:
+    """Names of the channels `chosen` (all if None): the file's, colours, or numbers."""
     count = raw.arrays[0].shape[raw.axes.index("c")] if "c" in raw.axes else 1
+    names = tuple(str(i) for i in range(count))
     if raw.channel_names is not None and len(raw.channel_names) == count:
-        return raw.channel_names
-    if raw.is_rgb:
-        return ("red", "green", "blue", "opacity")[:count]
-    return tuple(str(i) for i in range(count))
+        names = raw.channel_names
+    elif raw.is_rgb:
+        names = ("red", "green", "blue", "opacity")[:count]
+    return names if chosen is None else tuple(names[i] for i in chosen)
 
 
 def channel_colors(raw: RawImage, chosen: Sequence[int] | None) -> tuple[str, ...] | None:
-    """The file's colours of the channels `chosen` (all if None), or None where it has none."""
-    colors = raw.channel_colors
-    if colors is None or len(colors) != raw.arrays[0].shape[raw.axes.index("c")]:
+    """Colours of the channels `chosen` (all if None): the file's or a picture's, else None."""
+    count = raw.arrays[0].shape[raw.axes.index("c")] if "c" in raw.axes else 1
+    colors = (*RGB_COLORS, "#ffffff")[:count] if raw.is_rgb else raw.channel_colors
+    if colors is None or len(colors) != count:
         return None
     return colors if chosen is None else tuple(colors[i] for i in chosen)
 

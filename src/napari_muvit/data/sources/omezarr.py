@@ -14,6 +14,7 @@ from typing import Any
 
 from napari_muvit.data.sources.arrays import guess_axes
 from napari_muvit.data.sources.raw import (
+    RGB_COLORS,
     ArrayHandle,
     RawImage,
     check_chunks,
@@ -25,7 +26,6 @@ from napari_muvit.data.sources.stores import ZarrArray, open_store
 from napari_muvit.errors import SourceError, SourceNotFoundError, nearest_name
 
 MOST_ARRAYS = 64
-RGB_COLORS = ("#ff0000", "#00ff00", "#0000ff")
 
 
 def read_zarr(path: str, image: str | int | None = None) -> RawImage:

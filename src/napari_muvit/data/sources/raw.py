@@ -27,6 +27,9 @@ MICROMETRES = {
 }
 """Micrometres in one unit, by the names that NGFF, OME-XML and ImageJ use."""
 
+RGB_COLORS = ("#ff0000", "#00ff00", "#0000ff")
+"""Of the channels of a picture."""
+
 LARGEST_CHUNK = 2**31
 """Bytes of a decoded chunk beyond which a source is refused rather than read."""
 
