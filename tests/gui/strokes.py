@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from skimage.io import imsave
 
 from napari_muvit import api
 
@@ -31,3 +32,10 @@ def saved(store: Path) -> dict[int, int]:
 def moved(place: Path) -> Path:
     """Take a file or folder away; returns where it is now."""
     return Path(place.rename(place.with_name("elsewhere")))
+
+
+def open_colours(viewer: Any, folder: Path) -> None:
+    """Open a picture of three channels, where a model for one will not do."""
+    colours = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    imsave(folder / "colours.png", colours, check_contrast=False)
+    viewer.open(str(folder / "colours.png"), plugin="napari")

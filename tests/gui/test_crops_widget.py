@@ -134,9 +134,9 @@ def test_copied_code_names_the_place_and_the_layer(viewer: Any, widget: Any) -> 
     widget.copy.click()
     code = QGuiApplication.clipboard().text()
     assert "center=(120.0, 130.0), levels=(1, 2), size=64" in code
-    names = {"viewer": viewer}
+    names: dict[str, Any] = {"viewer": viewer}
     exec(code.replace("napari_muvit as muvit", "napari_muvit.api as muvit"), names)
-    assert names["crop"].image.shape[0] == 2  # type: ignore[attr-defined]
+    assert names["crop"].image.shape[0] == 2
 
 
 def test_nothing_stays_of_the_last_image_on_one_that_cannot_be_used(

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QFileDialog
-from skimage.io import imsave
-from strokes import FULL, moved, paint, saved
+from strokes import FULL, moved, open_colours, paint, saved
 
 from napari_muvit import api
 
@@ -108,9 +107,7 @@ def test_instant_features_of_a_model_for_other_channels(
     viewer: Any, open_widget: Any, trained: SimpleNamespace, qtbot: Any, tmp_path: Path,
     notices: list[str],
 ) -> None:
-    colours = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
-    imsave(tmp_path / "colours.png", colours, check_contrast=False)
-    viewer.open(str(tmp_path / "colours.png"), plugin="napari")
+    open_colours(viewer, tmp_path)
     widget = open_widget("MuViT: Annotate")
     widget.level.setCurrentText("level 1")
     widget.here.click()

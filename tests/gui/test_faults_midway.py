@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QFileDialog
-from skimage.io import imsave
-from strokes import FULL, moved
+from strokes import FULL, moved, open_colours
 
 from napari_muvit import api
 from napari_muvit.data.live_cache import LiveCache
@@ -294,9 +293,7 @@ def test_features_of_an_image_with_other_channels(
     other: str, viewer: Any, open_widget: Any, trained: SimpleNamespace, tmp_path: Path,
     qtbot: Any, notices: list[str],
 ) -> None:
-    colours = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
-    imsave(tmp_path / "colours.png", colours, check_contrast=False)
-    viewer.open(str(tmp_path / "colours.png"), plugin="napari")
+    open_colours(viewer, tmp_path)
     widget = open_widget("MuViT: Features")
     widget.device.setCurrentText("cpu")
     widget.folder.set_path(str(trained.run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,10 +90,10 @@ def test_code_runs() -> None:
     choice = crops.CropChoice((1, 2), 16, (20.0, 30.0))
     image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
     layer = Image(image, name="tissue")
-    names = {"viewer": SimpleNamespace(layers={"tissue": layer})}
+    names: dict[str, Any] = {"viewer": SimpleNamespace(layers={"tissue": layer})}
     exec(choice.code(None, layers=["tissue"]), names)
     expected = muvit.open_pyramid(image).crop(center=(20, 30), levels=(1, 2), size=16)
-    assert np.array_equal(names["crop"].image, expected.image)  # type: ignore[attr-defined]
+    assert np.array_equal(names["crop"].image, expected.image)
     both = choice.code(None, layers=["tissue", "tissue"])
     exec(both, names)
-    assert names["crop"].image.shape == (2, 2, 16, 16)  # type: ignore[attr-defined]
+    assert names["crop"].image.shape == (2, 2, 16, 16)

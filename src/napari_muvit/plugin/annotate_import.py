@@ -97,16 +97,18 @@ class LayerImport:
 
     def paint_labels(self) -> int:
         """Paint values as classes; 0 is left alone, as in napari it means nothing."""
-        return self._backend.paint_labels(  # type: ignore[no-any-return]
+        edit: int = self._backend.paint_labels(
             self._session.store, self._array, unlabelled=0, level=self._level,
             corner=self._corner,
         )
+        return edit
 
     def paint_objects(self, value: int) -> int:
         """Paint everything above 0 as one class."""
-        return self._backend.paint_instances(  # type: ignore[no-any-return]
+        edit: int = self._backend.paint_instances(
             self._session.store, self._array, value, level=self._level, corner=self._corner
         )
+        return edit
 
     def polygons(self, value: int) -> list[Any]:
         """Areas of a shapes layer in world px (in the GUI thread).

@@ -12,10 +12,9 @@ import numpy as np
 
 from napari_muvit.config import PRESETS, FinetuneConfig, PretrainConfig, RunConfig
 from napari_muvit.errors import InputError, MuvitError
-from napari_muvit.plugin.crops import parse_levels_text
+from napari_muvit.plugin.crops import first_crops
 from napari_muvit.plugin.devices import DESK, DeviceDesk, training_words
 from napari_muvit.plugin.layers import NUM_AXES
-from napari_muvit.plugin.remembered import recall_own
 
 BYTES_PER_WEIGHT = 16
 """A float32 weight, its gradient and the two averages of AdamW."""
@@ -73,16 +72,12 @@ def pretrained_words(config: RunConfig) -> list[str]:
 def suggest_options(backend: Any, path: str) -> dict[str, Any]:
     """Levels and crop size for an image, or for the first of a table; none if it is unreadable.
 
-    As they were last chosen for it in Crops, else what suits it. Runs in a thread.
+    The same as in Crops. Runs in a thread.
     """
     try:
         if Path(path).suffix.lower() == ".csv":
             path = backend.read_cohort(path)[0].image
-        crop_size, levels = recall_own(path, "crop_size"), recall_own(path, "levels")
-        pyramid = backend.open_pyramid(path)
-        crop_size = int(crop_size or backend.suggest_crops(pyramid)[0])
-        levels = (parse_levels_text(str(levels)) if levels
-                  else backend.suggest_levels(pyramid, crop_size))
+        crop_size, levels = first_crops(backend, backend.open_pyramid(path), path)
     except (MuvitError, OSError):
         # The start will say it, in the place where it matters.
         return {}

@@ -18,6 +18,8 @@ from napari_muvit.geometry import (
     place_boxes,
 )
 from napari_muvit.plugin.layers import ChannelDisplay
+from napari_muvit.plugin.preferences import preference
+from napari_muvit.plugin.remembered import recall_own
 
 LEVEL_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 """One colour per position in `levels`: the Okabe-Ito set, told apart with any colour vision."""
@@ -195,6 +197,24 @@ def _colored(image: NDArray[Any], display: Sequence[ChannelDisplay]) -> FloatArr
         grey = np.clip((channel.astype(np.float64) - low) / span, 0, 1)
         picture += grey[..., None] * np.asarray(shown.color)
     return picture
+
+
+def first_crops(backend: Any, pyramid: Any, key: str | None) -> tuple[int, tuple[float, ...]]:
+    """Crop size and levels that an image begins with.
+
+    As they were last chosen for it in Crops, else the levels of the preferences, else what
+    suits it.
+
+    Parameters
+    ----------
+    key
+        What choices for the image are remembered under.
+    """
+    side = recall_own(key, "crop_size")
+    known = recall_own(key, "levels") or preference("levels", "")
+    size = int(side) if side else backend.suggest_crops(pyramid)[0]
+    levels = parse_levels_text(str(known)) if known else backend.suggest_levels(pyramid, size)
+    return size, levels
 
 
 MOST_READ = 4096

@@ -27,8 +27,7 @@ from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.layer_copies import shown_channels
 from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
 from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
-from napari_muvit.plugin.preferences import preference
-from napari_muvit.plugin.remembered import recall_own, remember
+from napari_muvit.plugin.remembered import remember
 
 LARGEST_EXPONENT = 10
 SIZE_STEP = 16
@@ -171,12 +170,7 @@ class CropsWidget(DockWidget):
     def _first_choice(self, image: ResolvedImage) -> crops.CropChoice:
         """Levels and size as they were last chosen for the image, else what suits it."""
         extent = np.asarray(image.pyramid.extent)
-        side = recall_own(image.key, "crop_size")
-        known = recall_own(image.key, "levels") or preference("levels", "")
-        size = int(side) if side else self.backend.suggest_crops(image.pyramid)[0]
-        levels = crops.parse_levels_text(str(known)) if known else (
-            self.backend.suggest_levels(image.pyramid, size)
-        )
+        size, levels = crops.first_crops(self.backend, image.pyramid, image.key)
         center = extent.mean(axis=0)
         if len(center) > NUM_AXES:
             center[0] = image.transform.to_world(self.viewer.dims.point)[0]
