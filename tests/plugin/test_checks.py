@@ -11,7 +11,7 @@ import pytest
 from napari_muvit import api
 from napari_muvit.config import FinetuneConfig, PretrainConfig
 from napari_muvit.errors import SourceError
-from napari_muvit.plugin import checks
+from napari_muvit.plugin import checks, crops
 from napari_muvit.plugin.remembered import remember
 
 BASE = {"images": ("a.zarr",), "output": "run", "device": "cpu"}
@@ -88,6 +88,9 @@ def test_levels_are_suggested_as_in_crops(
     table.write_text(f"image,split\n{image},train\n", encoding="utf-8")
     for path in (image, str(table)):
         assert checks.suggest_options(api, path) == {"levels": (1, 8), "crop_size": (256,)}
+    with monkeypatch.context() as patch:
+        patch.setattr(crops, "preference", lambda name, default: "2, 4")
+        assert checks.suggest_options(api, image) == {"levels": (2, 4), "crop_size": (256,)}
     remember(image, levels="1, 2", crop_size=64)
     for path in (image, str(table)):
         assert checks.suggest_options(api, path) == {"levels": (1, 2), "crop_size": (64,)}
