@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from torch._utils import ExceptionWrapper
 from training_stub import Numbers
 
-from napari_muvit.errors import SourceError, SourceNotFoundError
+from napari_muvit.errors import RunError, SourceError, SourceNotFoundError
+from napari_muvit.training import loader as loader_module
 from napari_muvit.training.loader import (
     SampleLoader,
     StepSampler,
     _worker_errors,
     dead_loader,
     move_batch,
+    next_batch,
     split_batch,
 )
 from napari_muvit.training.parallel import Parallel
@@ -62,6 +64,32 @@ def test_only_dead_loaders_are_called_dead():
     found = dead_loader(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
     assert "loader process died" in str(found)
     assert dead_loader(RuntimeError("size mismatch")) is None
+
+
+@pytest.mark.parametrize("problem", [
+    ConnectionResetError(104, "reset by peer"), EOFError(), FileNotFoundError(2, "gone")])
+def test_a_connection_that_breaks_means_a_dead_loader(problem, monkeypatch):
+    monkeypatch.setattr(loader_module, "NOTICE_SECONDS", 0.0)
+    with pytest.raises(RunError, match=r"loader process died .* resume"), _worker_errors():
+        next_batch(raising(problem))
+
+
+def test_a_connection_that_breaks_within_a_loader_is_its_own_error():
+    try:
+        raise ConnectionResetError("bucket 'a': connection reset.")
+    except ConnectionResetError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(ConnectionResetError, match="bucket 'a'"):
+        next_batch(calling(wrapped.reraise))
+
+
+def raising(error):
+    raise error
+    yield
+
+
+def calling(function):
+    yield function()
 
 
 def test_boxes_keep_their_precision_on_the_way_to_a_device():

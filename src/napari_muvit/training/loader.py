@@ -7,6 +7,7 @@ loader processes there are, and whether or not the run was interrupted before.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +28,12 @@ Made = TypeVar("Made")
 
 POLL_SECONDS = 0.25
 """How often a run that waits for a batch looks whether it should stop."""
+
+NOTICE_SECONDS = 1.0
+"""How long torch may take to tell the main thread that a loader process died."""
+
+FROM_PROCESS = "DataLoader worker process"
+"""What torch writes into the exceptions that a living loader process sends."""
 
 
 class BatchSource(Protocol):
@@ -110,7 +117,7 @@ class SampleLoader:
         with closing(Reader()) as reader:
             while True:
                 with _worker_errors():
-                    batch = self._await(reader.submit(lambda: next(batches, None)))
+                    batch = self._await(reader.submit(partial(next_batch, batches)))
                 if batch is None:
                     return
                 yield batch
@@ -173,12 +180,29 @@ def read_batch(dataset: Any, numbers: Sequence[int]) -> Batch:
     return batch
 
 
+def next_batch(batches: Iterator[Batch]) -> Batch | None:
+    """The next of `batches`, which processes make, or None at their end.
+
+    A process that dies while a batch is handed over breaks the connection, sometimes before
+    torch finds it dead. torch's own notice, in the main thread, goes first.
+    """
+    try:
+        return next(batches, None)
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        if FROM_PROCESS in str(error):
+            raise
+        time.sleep(NOTICE_SECONDS)
+        raise _died(str(error) or type(error).__name__) from error
+
+
 @contextmanager
 def _worker_errors() -> Iterator[None]:
     """torch rebuilds a loader process's exception with its traceback as text; undo that."""
     try:
         yield
     except MuvitError as error:
+        if FROM_PROCESS not in str(error):
+            raise
         lines = [line for line in str(error).strip().splitlines() if line]
         raise type(error)(lines[-1].split(": ", 1)[-1]) from error
 
@@ -191,8 +215,12 @@ def dead_loader(error: Exception) -> RunError | None:
     text = str(error)
     if not isinstance(error, RuntimeError) or "DataLoader worker" not in text:
         return None
+    return _died(text)
+
+
+def _died(told: str) -> RunError:
     return RunError(
-        f"a loader process died ({text.splitlines()[0][:200]}). The last checkpoint is whole; "
+        f"a loader process died ({told.splitlines()[0][:200]}). The last checkpoint is whole; "
         "resume, with fewer workers if memory was short."
     )
 
