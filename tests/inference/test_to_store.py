@@ -130,6 +130,7 @@ def test_probabilities_and_confidence_lie_beside(tmp_path):
     lazy = predict(pixels, model(), tissue="none", probabilities=True).compute()
     found = open_pyramid(str(tmp_path / "out_probabilities.ome.zarr"))
     assert found.channel_names == TABLE.names
+    assert found.channel_colors == TABLE.colors
     np.testing.assert_array_equal(found.read(0, (0, 0), (150, 130)), lazy.astype(np.float16))
     best = open_pyramid(str(tmp_path / "out_confidence.ome.zarr"))
     np.testing.assert_array_equal(

@@ -100,6 +100,11 @@ class ClassTable:
         return tuple(item.name for item in self.classes)
 
     @property
+    def colors(self) -> tuple[str, ...]:
+        """Colour of every class as ``#rrggbb``, in channel order."""
+        return tuple(item.color for item in self.classes)
+
+    @property
     def foreground(self) -> tuple[int, ...]:
         """Indices (channels) of the classes that are not background."""
         return tuple(i for i, value in enumerate(self.values) if value != self.background)

@@ -94,7 +94,7 @@ class PredictionStore:
     def create(
         cls, path: str | Path, layout: OutputLayout, *, dtype: Any, facts: Mapping[str, Any],
         classes: ClassTable | None = None, channel_names: Sequence[str] | None = None,
-        fill_value: float = 0,
+        channel_colors: Sequence[str] | None = None, fill_value: float = 0,
     ) -> PredictionStore:
         """A new store with its metadata complete; it appears under its name in one step.
 
@@ -114,8 +114,8 @@ class PredictionStore:
                 unfinished, shape=layout.shape, axes=layout.axes, levels=layout.levels,
                 dtype=dtype, chunk=chunk, shard=block if layout.is_sharded else None,
                 pixel_size=layout.scale, translation=layout.translation, fmt=layout.fmt,
-                name=layout.name, channel_names=channel_names, classes=classes,
-                fill_value=fill_value,
+                name=layout.name, channel_names=channel_names,
+                channel_colors=channel_colors, classes=classes, fill_value=fill_value,
             )
             group = _open_group(unfinished)
             if not layout.has_unit:

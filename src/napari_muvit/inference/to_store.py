@@ -168,6 +168,7 @@ def _create(
             path, layout, facts=facts, classes=table if kind == "labels" else None,
             dtype=table.dtype if kind == "labels" else np.float16,
             channel_names=table.names if kind == "probabilities" else None,
+            channel_colors=table.colors if kind == "probabilities" else None,
             fill_value=int(table.to_values(np.array(-1))) if kind == "labels" else 0,
         )
     except OSError as error:
