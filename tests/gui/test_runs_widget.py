@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from napari._app_model import get_app_model
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QWidget
 
@@ -214,3 +215,14 @@ def test_a_widget_opened_from_the_menu_is_used_again(viewer: Any, qtbot: Any) ->
     assert holder.isVisible()
     runs = dock.open_widget(viewer, "MuViT: Runs")
     assert dock.open_widget(viewer, "MuViT: Runs") is runs
+
+
+def test_the_menu_finds_a_widget_that_was_opened_by_a_button(viewer: Any, qtbot: Any) -> None:
+    opened = dock.open_widget(viewer, "MuViT: Runs")
+    qtbot.waitUntil(opened.isVisible, timeout=WAIT_MS)
+    get_app_model().commands.execute_command("napari-muvit.runs")
+    assert not opened.isVisible()  # the entry is checked, so choosing it hides the widget
+    get_app_model().commands.execute_command("napari-muvit.runs")
+    assert opened.isVisible()
+    assert [title for title in viewer.window.dock_widgets if "Runs" in title] == [
+        "MuViT: Runs (MuViT)"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from npe2 import PluginManager
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
@@ -128,14 +129,19 @@ def _remove(callbacks: list[Any], slot: Any) -> None:
 def open_widget(viewer: Any, name: str) -> Any:
     """The widget of this plugin called `name`: the one that is open, else a new one.
 
-    napari itself takes it for another one where it was opened from the menu.
+    napari's function to add a plugin's widget gives it another title than the menu does, so that
+    the menu would open a second one.
     """
     for title, widget in viewer.window.dock_widgets.items():
         if title.startswith(name):
             widget.parent().show()
             widget.parent().raise_()
             return widget
-    return viewer.window.add_plugin_dock_widget("napari-muvit", name)[1]
+    manifest = PluginManager.instance().get_manifest("napari-muvit")
+    contribution = next(w for w in manifest.contributions.widgets or () if w.display_name == name)
+    opened = contribution.get_callable()(viewer)
+    viewer.window.add_dock_widget(opened, name=f"{name} ({manifest.display_name})")
+    return opened
 
 
 class ImagePicker(QWidget):  # type: ignore[misc]
