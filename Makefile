@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= muvit-demo
-XVFB := xvfb-run -a -s "-screen 0 1280x800x24"
+SCREEN := -o xvfb_width=1280 -o xvfb_height=800 -o xvfb_colordepth=24
 # Two processes of tests with a thread each.
 TWO := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/system_packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[gui,cluster,tensorboard,test,lint,docs,parity]"
+		-e ".[gui,cluster,tensorboard,test,screen,lint,docs,parity]"
 	@touch $(STAMP)
 
 demo: install
@@ -39,14 +39,15 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/npe2 validate src/napari_muvit/napari.yaml
 
-# Fast tests first, in two processes with a thread each. What needs a screen runs apart, one at a
-# time: napari's windows share one display.
+# Fast tests first, in two processes with a thread each.
 quick: install
-	$(TWO) $(BIN)/python -m pytest -n 2 --dist loadfile -q \
+	$(TWO) $(BIN)/python -m pytest -n 2 --dist loadfile -q --no-xvfb \
 		--durations=10 -m "not gui"
 
+# Each process has a screen of its own: on one screen windows take the focus from each other.
 gui: install
-	$(XVFB) $(BIN)/python -m pytest -m gui -q --durations=10
+	$(TWO) $(BIN)/python -m pytest -n 2 --dist loadfile -q $(SCREEN) \
+		--durations=10 -m gui
 
 # Every widget once with the other Qt binding, which lies beside the first one.
 PYSIDE := $(VENV)/pyside
@@ -57,10 +58,10 @@ $(PYSIDE)/PySide6: $(STAMP)
 
 pyside: install $(PYSIDE)/PySide6
 	QT_API=pyside6 PYTEST_QT_API=pyside6 PYTHONPATH=$(PYSIDE) \
-		$(XVFB) $(BIN)/python -m pytest tests/gui/test_bindings.py -q
+		$(BIN)/python -m pytest tests/gui/test_bindings.py -q $(SCREEN)
 
 slow: install
-	$(XVFB) $(BIN)/python -m pytest --slow -q --durations=20
+	$(BIN)/python -m pytest --slow -q --durations=20 $(SCREEN)
 
 docs: install
 	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html

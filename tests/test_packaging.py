@@ -198,7 +198,7 @@ def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> Non
 
 def test_every_pin_of_the_environment_satisfies_the_project() -> None:
     pinned = pins("constraints.txt")
-    extras = ("gui", "cluster", "remote", "tensorboard", "test", "lint", "docs", "parity")
+    extras = ("gui", "cluster", "remote", "tensorboard", "test", "screen", "lint", "docs", "parity")
     for name, requirement in requirements(*extras):
         assert requirement.specifier.contains(pinned[name]), requirement
 
