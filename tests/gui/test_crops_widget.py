@@ -129,6 +129,29 @@ def test_slider_and_table(viewer: Any, widget: Any, qtbot: Any) -> None:
     qtbot.waitUntil(has_thumbnails(widget, 3), timeout=WAIT_MS)
 
 
+def test_boxes_and_table_tell_where_pixels_were_read(
+    viewer: Any, widget: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(widget.image.pyramid)
+    read = kind.crop
+
+    def snapped(*args: Any, **options: Any) -> Any:
+        crop = read(*args, **options)
+        crop.bbox = crop.bbox + 3
+        return crop
+
+    monkeypatch.setattr(kind, "crop", snapped)
+    widget.move_to((200, 300))
+    corner = widget.choice.boxes()[0, 0] + 3
+
+    def check() -> None:
+        assert widget.table.item(0, 1).text() == ", ".join(f"{c + 0.5:.0f}" for c in corner)
+        lowest = min((box.min(axis=0) for box in viewer.layers[LAYER_NAME].data), key=max)
+        assert np.allclose(lowest, corner - 32)  # level 2 begins half a fine crop before
+
+    qtbot.waitUntil(check, timeout=WAIT_MS)
+
+
 def test_copied_code_names_the_place_and_the_layer(viewer: Any, widget: Any) -> None:
     widget.move_to((120, 130))
     widget.copy.click()

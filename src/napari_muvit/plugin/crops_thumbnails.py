@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel
 
+from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import crops
 from napari_muvit.plugin.layers import ResolvedImage
 
@@ -42,14 +43,14 @@ class Thumbnails(QGridLayout):  # type: ignore[misc]
 
 def read_pictures(
     image: ResolvedImage, choice: crops.CropChoice
-) -> tuple[crops.CropChoice, list[Any]]:
-    """The crop, and one (H, W, 3) uint8 picture for each level (runs in a thread)."""
+) -> tuple[crops.CropChoice, FloatArray, list[Any]]:
+    """The crop, its true boxes, and (H, W, 3) uint8 pictures of all levels (runs in a thread)."""
     crop = image.pyramid.crop(center=choice.center, levels=choice.levels, size=choice.size)
     pictures = [
         crops.render_crop(pixels, valid, image.display)
         for pixels, valid in zip(crop.image, crop.valid, strict=True)
     ]
-    return choice, pictures
+    return choice, crop.bbox, pictures
 
 
 def pixmap(picture: Any, side: int) -> QPixmap:

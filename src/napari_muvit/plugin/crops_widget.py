@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 from superqt import QLabeledSlider, QRangeSlider
 
 from napari_muvit.errors import InputError
+from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import crops
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.crops_layer import draw_boxes, edge_width
@@ -311,7 +312,7 @@ class CropsWidget(DockWidget):
 
     @notifies
     def update_crop(self) -> None:
-        """Draw the boxes now; read the crops in the background."""
+        """Draw the boxes now; read the crops, whose boxes lie on pixels, in the background."""
         if self.image is None or self._is_drawing:
             return
         boxes = self.choice.boxes()
@@ -352,9 +353,14 @@ class CropsWidget(DockWidget):
         self.note.setText(" ".join(text for text in said if text))
 
     @notifies
-    def _on_crop(self, result: tuple[crops.CropChoice, list[Any]]) -> None:
-        if self.image is not None:  # it may have gone since
-            self.thumbnails.show_pictures(*result)
+    def _on_crop(self, result: tuple[crops.CropChoice, FloatArray, list[Any]]) -> None:
+        if self.image is None:  # it may have gone since
+            return
+        choice, boxes, pictures = result
+        self.thumbnails.show_pictures(choice, pictures)
+        if choice == self.choice:
+            self._draw(boxes)
+            self._describe(boxes)
 
     @notifies
     def _on_sample(self, checked: bool = False) -> None:
