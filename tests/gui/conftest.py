@@ -108,7 +108,7 @@ class StubBackend:
         import dask.array as da
 
         def label(block: np.ndarray) -> np.ndarray:
-            self.hold.wait(20)
+            self.hold.wait(60)
             if self.failure is not None:
                 raise self.failure
             return (1 + (block > 127)).astype(np.uint8)
@@ -120,7 +120,7 @@ class StubBackend:
         self, pyramid: StubPyramid, model: Any, output: Any, **options: Any
     ) -> Any:
         for done in range(1, 5):
-            self.hold.wait(20)
+            self.hold.wait(60)
             if self.failure is not None:
                 raise self.failure
             yield StubTile(done, 4, 4.0 - done)

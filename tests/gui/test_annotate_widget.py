@@ -661,7 +661,7 @@ def test_import_goes_on_when_the_viewer_closes_before_values_are_read(
     hold, found = threading.Event(), annotate.distinct_values
 
     def slow(array: Any) -> Any:
-        hold.wait(20)
+        hold.wait(60)
         return found(array)
 
     monkeypatch.setattr(annotate, "distinct_values", slow)

@@ -19,7 +19,7 @@ from skimage.io import imsave
 from napari_muvit import api
 from napari_muvit.plugin import run_control
 
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 HERE = Path(__file__).parent
 PLUGIN = Path(run_control.__file__).parent
 MAKES_A_BUTTON = re.compile(r"QPushButton|QToolButton|QCheckBox|_button\b")

@@ -63,7 +63,7 @@ def test_widget_closed_while_it_predicts_says_so(
 
     def predict(*arguments: Any, **options: Any) -> Any:
         yield SimpleNamespace(done=1, total=4, remaining=3.0)
-        held.wait(20)
+        held.wait(60)
         yield SimpleNamespace(done=2, total=4, remaining=2.0)
 
     monkeypatch.setattr(api, "predict_to_zarr", predict)

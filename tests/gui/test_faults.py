@@ -113,7 +113,7 @@ def test_viewer_closed_while_the_whole_image_is_predicted(
     def slow(*arguments: Any, **options: Any) -> Any:
         try:
             for done in range(100):
-                hold.wait(20)
+                hold.wait(60)
                 yield SimpleNamespace(done=done, total=100, remaining=1.0)
         finally:
             closed.set()
@@ -137,7 +137,7 @@ def test_view_layer_removed_stops_the_prediction(
     hold = threading.Event()
 
     def label(block: np.ndarray) -> np.ndarray:
-        hold.wait(20)
+        hold.wait(60)
         time.sleep(0.1)
         computed.append(1)
         return np.ones(block.shape, np.uint8)
@@ -201,7 +201,7 @@ def test_viewer_closed_during_an_import(
 
     def slow(*arguments: Any, **options: Any) -> None:
         begun.set()
-        hold.wait(20)
+        hold.wait(60)
         done.set()
 
     monkeypatch.setattr(api, "paint_labels", slow)

@@ -14,7 +14,7 @@ from strokes import FULL, moved, open_colours, paint, saved
 from napari_muvit import api
 
 pytestmark = pytest.mark.faults
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from napari_muvit.data.live_cache import LiveCache
 from napari_muvit.plugin import predict_widget
 
 pytestmark = pytest.mark.faults
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 LIVE, WHOLE = "board: live prediction", "board: prediction"
 GONE = "board.ome.zarr is gone"
 

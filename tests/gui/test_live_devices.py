@@ -18,7 +18,7 @@ from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.predict import LoadedModel
 
 pytestmark = pytest.mark.faults
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 TABLE = ClassTable((LabelClass(1, "dark", "#ff0000"), LabelClass(2, "bright", "#00ff00")))
 
 
