@@ -100,7 +100,7 @@ def test_image_deleted_while_training(
     assert len(notices) == 1
     assert "board.ome.zarr" in notices[0]
     assert folder.status().state == "failed"
-    assert "board.ome.zarr" in widget.view.headline.text()
+    qtbot.waitUntil(lambda: "board.ome.zarr" in widget.view.headline.text(), timeout=WAIT_MS)
     moved.rename(tmp_path / "board.ome.zarr")
     goes_on(widget, qtbot)
 
