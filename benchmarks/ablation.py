@@ -11,7 +11,8 @@ next rows adds one thing; ``defaults`` has what a run of `napari_muvit.api` has 
     supervision    class shares predicted from the tokens of every level
     scales         RoPE wavelengths from two patches to twice the widest view
     curriculum     the first quarter of the samples teaches the coarser levels alone
-    span, coarse_to_fine    the defaults, but for token coordinates, or for attention
+    span, coarse_to_fine, fixed    the defaults, but for token coordinates, attention, or RoPE
+                                   frequencies, which are then not trained
 
 Learning rates are searched for each row as in ``synthetic.py``; so are resuming and presets.
 For real sections see ``cortex_layers.py``.
@@ -41,6 +42,8 @@ def rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
             options={"token_coordinates": "span"}),
         Row("coarse_to_fine", "defaults, attention coarse to fine", levels,
             options={"attention_mode": "coarse_to_fine"}),
+        Row("fixed", "defaults, RoPE frequencies fixed", levels,
+            options={"rotary_mode": "fixed"}),
     )
 
 

@@ -39,7 +39,8 @@ def parse_settings(given: argparse.Namespace) -> Settings:
     if given.task == "landmarks":
         settings = replace(settings, **LANDMARKS)
     settings = with_flags(settings, given, TINY)
-    return replace(settings, set_levels=tuple(given.levels)) if given.levels else settings
+    changes = {"set_levels": given.levels, "rates": given.rates}
+    return replace(settings, **{k: tuple(v) for k, v in changes.items() if v})
 
 
 def with_flags(settings: SettingsT, given: argparse.Namespace, tiny: dict[str, Any]) -> SettingsT:
@@ -71,6 +72,8 @@ def parse(doc: str, output: str, keys: list[str], argv: list[str] | None) -> arg
     parser = make_parser(doc, output, keys, PRESETS)
     parser.add_argument("--task", choices=tuple(CLASSES), default="rings")
     parser.add_argument("--levels", type=int, nargs="+", help="other levels than the task's")
+    parser.add_argument("--rates", type=float, nargs="+",
+                        help="learning rates to search among; a single one is taken as it is")
     return parser.parse_args(argv)
 
 

@@ -64,6 +64,13 @@ def test_baselines_go_on_after_an_interruption(tmp_path, monkeypatch):
     assert read(again)["U-Net"][:4] == read(whole)["U-Net"][:4]
 
 
+def test_a_single_rate_is_taken_without_a_search(tmp_path):
+    text = synthetic.main(["--tiny", "--output", str(tmp_path), "--rows", "unet", "--threads", "1",
+                           "--rates", "0.002"])
+    assert read(text)["U-Net"][3] == "0.00200"
+    assert not (tmp_path / "search").exists()
+
+
 def test_visible_context_leaves_mask_tokens_out():
     torch.manual_seed(0)
     model = MAE(in_channels=1, levels=(1, 4), patch_size=4, num_layers=1, dim=32, heads=1,
@@ -119,7 +126,7 @@ def test_small_synthetic(tmp_path):
 @pytest.mark.slow
 def test_small_ablation(tmp_path):
     table = read(ablation.main(["--tiny", "--output", str(tmp_path)]))
-    assert len(table) == 11
+    assert len(table) == 12
     assert all("not yet run" not in cells for cells in table.values())
 
 
