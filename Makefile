@@ -44,7 +44,7 @@ quick: install
 	$(TWO) $(BIN)/python -m pytest -n 2 --dist loadfile -q --no-xvfb \
 		--durations=10 -m "not gui"
 
-# Each process has a screen of its own: on one screen windows take the focus from each other.
+# Each process has a screen of its own: on one, napari crashed when both drew.
 gui: install
 	$(TWO) $(BIN)/python -m pytest -n 2 --dist loadfile -q $(SCREEN) \
 		--durations=10 -m gui
