@@ -195,6 +195,8 @@ def test_files_deleted_during_an_import_or_export(
 
     def delete_first(*arguments: Any, **options: Any) -> Any:
         moved(board) if gone == "image" else store.rename(store.with_name("elsewhere"))
+        annotate._counter.request(annotate.session.store)  # as the next stroke would
+        annotate._request_thumbnails()
         return real(*arguments, **options)
 
     monkeypatch.setattr(api, verb, delete_first)
@@ -209,6 +211,9 @@ def test_files_deleted_during_an_import_or_export(
     else:
         entry(annotate.files.exports, "GeoJSON").trigger()
     qtbot.waitUntil(lambda: annotate.files.job is None, timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: not annotate._counter.is_busy and not annotate._painter.is_busy,
+                    timeout=WAIT_MS)
+    qtbot.wait(100)  # until what they found is delivered
     assert annotate.files.isEnabled()
     if gone == "store":
         assert len(notices) == 1
@@ -221,3 +226,25 @@ def test_files_deleted_during_an_import_or_export(
         assert outlines.exists() == (way == "out")
     expected = {1: 160, 2: 100} if way == "in" else {1: 160}
     qtbot.waitUntil(lambda: saved(store) == expected, timeout=WAIT_MS)
+
+
+def test_counts_of_a_store_that_is_gone(
+    annotate: Any, viewer: Any, qtbot: Any, notices: list[str], tmp_path: Path
+) -> None:
+    """Said below the widget, not in a notification at every stroke; the next count clears it."""
+    layer, store = viewer.layers.selection.active, tmp_path / "board_annotations.ome.zarr"
+    paint(layer, 1)
+    qtbot.waitUntil(lambda: saved(store) == {1: 160}, timeout=WAIT_MS)
+    session = annotate.session
+    qtbot.waitUntil(lambda: annotate._seen == session.num_changed, timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: not annotate._counter.is_busy, timeout=WAIT_MS)
+    store.rename(store.with_name("elsewhere"))
+    annotate._request_thumbnails()
+    said = "Counts and pictures are not up to date"
+    qtbot.waitUntil(lambda: annotate.note.text().startswith(said), timeout=WAIT_MS)
+    assert "board_annotations.ome.zarr is gone" in annotate.note.text()
+    store.with_name("elsewhere").rename(store)
+    paint(layer, 2)
+    qtbot.waitUntil(lambda: not annotate.note.text().startswith(said), timeout=WAIT_MS)
+    qtbot.waitUntil(lambda: saved(store) == {1: 160, 2: 160}, timeout=WAIT_MS)
+    assert notices == []

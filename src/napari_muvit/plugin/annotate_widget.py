@@ -33,12 +33,13 @@ from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
 from napari_muvit.plugin.instant_panel import InstantPanel
 from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
-from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
+from napari_muvit.plugin.notices import log_surprise, notifies, sentence, show_hint
 from napari_muvit.plugin.remembered import recall_own, remember
 
 SAVE_MS = 500
 THUMBNAIL_SIDE = 72
 LEVELS = (1, 2, 4, 8, 16, 32, 64)
+OUTDATED = "Counts and pictures are not up to date"
 
 
 class AnnotateWidget(DockWidget):
@@ -56,7 +57,7 @@ class AnnotateWidget(DockWidget):
         self._counter.finished.connect(self._on_counted)
         self._painter.finished.connect(self._on_thumbnails)
         for task in (self._counter, self._painter):
-            task.failed.connect(show_failure)
+            task.failed.connect(self._on_display_failed)
             self.destroyed.connect(task.stop)
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._on_timer)
@@ -250,9 +251,16 @@ class AnnotateWidget(DockWidget):
             self.note.setText("Saved.")
         if session.num_changed != self._seen and session.store.is_saved:
             self._seen = session.num_changed
+            if self.note.text().startswith(OUTDATED):
+                self.note.setText("")
             session.refresh_overview()
             self._counter.request(session.store)
             self._request_thumbnails()
+
+    def _on_display_failed(self, error: BaseException) -> None:
+        """Counts or thumbnails fail: said below only, as they are made anew at every stroke."""
+        log_surprise(error)
+        self.note.setText(f"{OUTDATED}: {sentence(error)}")
 
     def _on_removed(self, event: Any = None) -> None:
         if self.session is not None:

@@ -34,13 +34,18 @@ def sentence(error: BaseException) -> str:
 
 def show_failure(error: BaseException) -> None:
     """Tell the user about `error`; the traceback of a surprise goes to the log."""
-    import logging
-
     from napari.utils.notifications import show_error
+
+    log_surprise(error)
+    show_error(sentence(error))
+
+
+def log_surprise(error: BaseException) -> None:
+    """Write the traceback of an `error` that no sentence was written for to the log."""
+    import logging
 
     if not isinstance(error, (MuvitError, OSError, MemoryError)):
         logging.getLogger("napari_muvit").error("unexpected failure", exc_info=error)
-    show_error(sentence(error))
 
 
 def show_hint(text: str) -> None:
