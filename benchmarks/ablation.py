@@ -1,6 +1,6 @@
 """What makes attention across levels emerge soonest, each alone and together; and beyond.
 
-    python benchmarks/ablation.py [--task rings|landmarks] [--rows KEY...] [--seeds 0]
+    python benchmarks/ablation.py [--task rings|landmarks|cortex_donor3] [--rows KEY...] [--seeds 0]
         [--output ablation_rings] [--table]
 
 Validation mDSC against samples seen, and test mDSC at the end. ``plain`` has the loss at the
@@ -15,7 +15,7 @@ next rows adds one thing; ``defaults`` has what a run of `napari_muvit.api` has 
                                    frequencies, which are then not trained
 
 Learning rates are searched for each row as in ``synthetic.py``; so are resuming and presets.
-For real sections see ``cortex_layers.py``.
+``cortex_donor3``: sections of human cortex, of which the third donor's are for the test.
 """
 
 from __future__ import annotations

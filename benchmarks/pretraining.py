@@ -1,6 +1,6 @@
 """What pretraining learns (Table 2), and what it is worth (Table 3).
 
-    python benchmarks/pretraining.py reconstruction [--task rings|landmarks] [--output pretraining]
+    python benchmarks/pretraining.py reconstruction [--task TASK] [--output pretraining]
     python benchmarks/pretraining.py curves [...]
 
 ``reconstruction``: squared error of masked patches on test images, for each level: one
@@ -9,8 +9,8 @@ decoder that looks at visible tokens alone, as the paper's words have it (the co
 let it look at mask tokens too). Masks are those of training, drawn from a fixed seed.
 
 ``curves``: validation mDSC while fine-tuning, with and without pretraining on as many
-unlabelled samples; rates are searched for each row. For sections of human cortex, by donor,
-see ``cortex_layers.py``.
+unlabelled samples; rates are searched for each row. ``--task``: ``rings``, ``landmarks``, or
+``cortex_donor1`` to ``3``, sections of human cortex of which that donor's are for the test.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def table(folder: Path, settings: Settings) -> str:
 
 def main(argv: list[str] | None = None) -> str:
     """Measure what is asked for and missing; write and return the table."""
-    return run_table(__doc__, "synthetic", rows, table, argv)
+    return run_table(__doc__, "synthetic", rows, table, argv, tasks=CLASSES)
 
 
 if __name__ == "__main__":

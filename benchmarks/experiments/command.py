@@ -1,4 +1,4 @@
-"""The command of a table: presets of the sets made by code, flags, and the loop over rows."""
+"""The command of a table: presets of the tasks, flags, and the loop over rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.experiment import Experiment, Row, Settings
+from experiments.sets import CORTEX
 
 CLASSES = {"rings": ("outer", "inner"), "landmarks": ("near a disc", "near a frame")}
+ALL_TASKS = (*CLASSES, *CORTEX)
 PRESETS = {
     "cpu": Settings(),
     "full": Settings(
@@ -22,6 +24,8 @@ PRESETS = {
 LANDMARKS: dict[str, Any] = {
     "task": "landmarks", "size": 1024, "counts": (90, 10, 8), "set_levels": (1, 8), "steps": 1600,
 }
+SECTIONS: dict[str, Any] = {"size": 600, "counts": (6, 2, 4), "set_levels": (1, 8)}
+"""Of each donor of training three sections train and one validates; see `experiments.sections`."""
 TINY: dict[str, Any] = {
     "size": 256, "counts": (4, 2, 2), "crop_size": 32, "batch_size": 4, "steps": 4,
     "validations": 2, "val_samples": 4, "search_share": 0.5, "rates": (3e-4, 1e-3),
@@ -38,6 +42,8 @@ def parse_settings(given: argparse.Namespace) -> Settings:
     settings = PRESETS[given.preset]
     if given.task == "landmarks":
         settings = replace(settings, **LANDMARKS)
+    elif given.task in CORTEX:
+        settings = replace(settings, task=given.task, **SECTIONS)
     settings = with_flags(settings, given, TINY)
     changes = {"set_levels": given.levels, "rates": given.rates}
     return replace(settings, **{k: tuple(v) for k, v in changes.items() if v})
@@ -67,10 +73,12 @@ def make_parser(
     return parser
 
 
-def parse(doc: str, output: str, keys: list[str], argv: list[str] | None) -> argparse.Namespace:
-    """The flags of tables on sets made by code."""
+def parse(
+    doc: str, output: str, keys: list[str], argv: list[str] | None, tasks: Iterable[str]
+) -> argparse.Namespace:
+    """The flags of tables whose task can be chosen."""
     parser = make_parser(doc, output, keys, PRESETS)
-    parser.add_argument("--task", choices=tuple(CLASSES), default="rings")
+    parser.add_argument("--task", choices=tuple(tasks), default="rings")
     parser.add_argument("--levels", type=int, nargs="+", help="other levels than the task's")
     parser.add_argument("--rates", type=float, nargs="+",
                         help="learning rates to search among; a single one is taken as it is")
@@ -79,10 +87,10 @@ def parse(doc: str, output: str, keys: list[str], argv: list[str] | None) -> arg
 
 def run_table(
     doc: str, output: str, rows: Rows, table: Table, argv: list[str] | None = None,
-    kind: type[Experiment] = Experiment,
+    kind: type[Experiment] = Experiment, tasks: Iterable[str] = ALL_TASKS,
 ) -> str:
     """Measure what is asked for and missing; write ``table.md`` and return it."""
-    given = parse(doc, output, [row.key for row in rows((1, 4))], argv)
+    given = parse(doc, output, [row.key for row in rows((1, 4))], argv, tasks)
     settings = parse_settings(given)
     return measure_rows(given, rows(settings.set_levels), lambda: kind(given.output, settings),
                         lambda: table(given.output, settings))

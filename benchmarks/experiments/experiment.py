@@ -19,7 +19,7 @@ import torch
 from experiments.baselines import BASELINES
 from experiments.muvit_runs import curve_of, finish_run, score_run, scores_of, seconds_of
 from experiments.plain_loop import PlainTraining
-from experiments.sets import make_set, rows_of
+from experiments.sets import make_set, rows_of, unlabelled_of
 from experiments.table import (
     Column,
     load_result,
@@ -192,7 +192,7 @@ class Experiment:
     ) -> dict[str, Any]:
         s = self.settings
         options = {**s.options(self.cohort, row.levels, seed, rate, steps, place / "run"),
-                   **row.options}
+                   **self._labelling, **row.options}
         before, seconds = self._before(row, seed, rate, steps, place)
         if before is not None:
             options |= {"pretrained": str(before), "encoder_rate": 1.0}
@@ -205,9 +205,16 @@ class Experiment:
         }
         if is_tested:
             rows = rows_of(self.cohort, "test")
-            found["scores"] = score_run(run, rows, s.device, s.threads, row.is_naive)
+            found["scores"] = score_run(
+                run, rows, s.device, s.threads, row.is_naive, unlabelled_of(s.task))
             found |= found["scores"]
         return found
+
+    @property
+    def _labelling(self) -> dict[str, Any]:
+        """Options of fine-tuning that say how the task's labels are meant."""
+        value = unlabelled_of(self.settings.task)
+        return {} if value is None else {"unlabelled": value}
 
     def _before(
         self, row: Row, seed: int, rate: float, steps: int, place: Path
@@ -225,8 +232,8 @@ class Experiment:
             count = max(1, round(steps * row.coarse_first))
             options = s.options(
                 self.cohort, row.levels, seed, rate, count, place / "coarse", validations=1)
-            options |= {**row.options, "level_supervision": 1.0, "ce_weight": 0.0,
-                        "dice_weight": 0.0}
+            options |= {**self._labelling, **row.options}
+            options |= {"level_supervision": 1.0, "ce_weight": 0.0, "dice_weight": 0.0}
             if runs:
                 options |= {"pretrained": str(runs[-1]), "encoder_rate": 1.0}
             runs.append(finish_run(api.finetune, options, row.is_naive))

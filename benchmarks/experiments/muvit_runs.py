@@ -45,12 +45,13 @@ def curve_of(run: Path, metric: str = "mdsc") -> list[tuple[int, float]]:
 
 def score_run(
     run: Path, rows: Sequence[CohortRow], device: str, threads: int, is_naive: bool = False,
+    unlabelled: int | None = None,
 ) -> dict[str, float]:
     """Pooled Dice of whole test images by class name, predicted as users do; and their mDSC."""
     outputs = []
     with naive_boxes(is_naive):
         for row in rows:
-            output = run / "test" / Path(row.image).name
+            output = run / "test" / f"{Path(row.image).name.split('.')[0]}.ome.zarr"
             output.parent.mkdir(exist_ok=True)
             events = api.predict_to_zarr(
                 row.image, str(run), output, device=device, threads=threads, tissue="none")
@@ -58,11 +59,13 @@ def score_run(
                 for _ in events:
                     pass
             outputs.append(str(output))
-    return scores_of(outputs, rows)
+    return scores_of(outputs, rows, unlabelled)
 
 
-def scores_of(predictions: Sequence[Any], rows: Sequence[CohortRow]) -> dict[str, float]:
+def scores_of(
+    predictions: Sequence[Any], rows: Sequence[CohortRow], unlabelled: int | None = None
+) -> dict[str, float]:
     """Dice by class name, and mDSC; of predictions that `evaluate` takes."""
-    scores = api.evaluate(list(predictions), [row.labels for row in rows])
+    scores = api.evaluate(list(predictions), [row.labels for row in rows], unlabelled)
     named = {scores.classes[value]: dice for value, dice in scores.dice.items()}
     return {**named, "mdsc": float(scores.mdsc)}

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cortex_layers import DONORS, UNLABELLED
+from cortex_layers import DONORS, UNLABELLED, default_data
 from numpy.typing import NDArray
 
 from napari_muvit import api
 from napari_muvit.data.cohort import CohortRow, write_cohort
 from napari_muvit.data.normalize import NormalizationRule, measure
 
-__all__ = ["DONORS", "UNLABELLED", "read_labels", "read_scaled", "write_fold"]
+__all__ = ["DONORS", "UNLABELLED", "default_data", "read_labels", "read_scaled", "write_fold"]
 
 
 def write_fold(folder: Path, data: Path, tested: int, count: int) -> Path:

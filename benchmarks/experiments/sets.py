@@ -1,12 +1,15 @@
-"""The sets made by code, as OME-Zarr with a cohort CSV; made once, then found."""
+"""The images of a table as a cohort CSV: sets made by code, once, and real sections by donor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.sections import DONORS, UNLABELLED, default_data, write_fold
 from napari_muvit.data.cohort import CohortRow, read_cohort
 from napari_muvit.data.rings import write_rings
+
+Maker = Callable[[Path, dict[str, int], int, tuple[int, ...]], Path]
 
 
 def _landmarks(folder: Path, counts: dict[str, int], size: int, levels: tuple[int, ...]) -> Path:
@@ -19,9 +22,27 @@ def _rings(folder: Path, counts: dict[str, int], size: int, levels: tuple[int, .
     return write_rings(folder, counts, size=size, levels=levels)
 
 
-TASKS: dict[str, Callable[[Path, dict[str, int], int, tuple[int, ...]], Path]] = {
+def _cortex(tested: int) -> Maker:
+    """Sections of human cortex, of which those of donor `tested` (from 1) are for the test."""
+
+    def make(folder: Path, counts: dict[str, int], size: int, levels: tuple[int, ...]) -> Path:
+        return write_fold(folder, default_data(), tested, max(map(len, DONORS)))
+
+    return make
+
+
+CORTEX = {f"cortex_donor{number}": number for number in range(1, len(DONORS) + 1)}
+"""Tasks on sections of human cortex, and the donor whose sections are the test images."""
+
+TASKS: dict[str, Maker] = {
     "rings": _rings, "landmarks": _landmarks,
+    **{task: _cortex(number) for task, number in CORTEX.items()},
 }
+
+
+def unlabelled_of(task: str) -> int | None:
+    """Label value that means unlabelled; None where everything is labelled."""
+    return UNLABELLED if task in CORTEX else None
 
 
 def make_set(

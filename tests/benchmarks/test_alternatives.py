@@ -17,31 +17,12 @@ from experiments.measures import measure_section
 from experiments.networks import NETWORKS, Autocast, missing_libraries
 from experiments.sections import DONORS, UNLABELLED, write_fold
 from experiments.table import save_result
-from PIL import Image
 
 from napari_muvit.data.cohort import read_cohort
 
-SIDE = 128
 BUDGET = Budget(
     seconds=8.0, search_share=0.25, trials=2, step_pixels=2 * 32**2, val_pixels=2 * 32**2,
     validations=1, sections=2, speed_steps=1, levels=(1, 2))
-
-
-@pytest.fixture(scope="session")
-def sections(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two bands of different grey for each section, and a strip that is not judged."""
-    folder = tmp_path_factory.mktemp("sections")
-    random = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
-    for number, name in enumerate(name for donor in DONORS for name in donor):
-        labels = np.ones((SIDE, SIDE), np.uint8)
-        labels[55 + number:] = 2
-        image = (labels[..., None] * 80 + random.integers(0, 20, (SIDE, SIDE, 3))).astype(np.uint8)
-        labels[:, :10] = 0
-        Image.fromarray(image).save(folder / "images" / f"{name}.png")
-        Image.fromarray(labels).save(folder / "labels" / f"{name}.png")
-    return folder
 
 
 def job_of(place: Path, cohort: Path, key: str, choice: dict, verb: str = "train") -> Job:
@@ -114,7 +95,7 @@ def test_a_network_learns_without_a_background_class(sections, tmp_path):
     assert predicted["seconds_per_mp"] > 0
     name = DONORS[2][0]
     probabilities = np.load(prediction_path(job.place, f"{name}.png"))
-    assert probabilities.shape == (2, SIDE, SIDE)
+    assert probabilities.shape == (2, 128, 128)
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
 
 

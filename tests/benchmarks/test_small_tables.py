@@ -130,6 +130,22 @@ def test_small_ablation(tmp_path):
     assert all("not yet run" not in cells for cells in table.values())
 
 
+def test_ablation_on_sections_judges_what_is_labelled(tmp_path, sections, monkeypatch):
+    monkeypatch.setenv("MUVIT_TEST_DATA", str(sections.parents[1]))
+    table = read(ablation.main([
+        "--tiny", "--output", str(tmp_path), "--task", "cortex_donor2", "--levels", "1", "2",
+        "--rows", "curriculum", "--rates", "0.001"]))
+    assert table["plain + curriculum"][6] == "16"
+    result = json.loads((tmp_path / "curriculum_seed0" / "result.json").read_text("utf-8"))
+    assert set(result["scores"]) == {"class 1", "class 2", "mdsc"}  # 0 is unlabelled, no class
+
+
+def test_tables_say_which_tasks_they_know(capsys):
+    with pytest.raises(SystemExit):
+        synthetic.main(["--task", "cortex_donor3"])
+    assert "invalid choice: 'cortex_donor3'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["reconstruction", "curves"])
 def test_small_pretraining(tmp_path, kind):
