@@ -6,7 +6,9 @@
 ``reconstruction``: squared error of masked patches on test images, for each level: one
 autoencoder for each level alone, all levels with naive boxes, with true ones, and with a
 decoder that looks at visible tokens alone, as the paper's words have it (the code, and ours,
-let it look at mask tokens too). Masks are those of training, drawn from a fixed seed.
+let it look at mask tokens too). Masks are drawn from a fixed seed, once as in training, where
+a level may keep few patches or none, and once evenly over all patches, as a model of one level
+always has it.
 
 ``curves``: validation mDSC while fine-tuning, with and without pretraining on as many
 unlabelled samples; rates are searched for each row. ``--task``: ``rings``, ``landmarks``, or
@@ -16,8 +18,6 @@ unlabelled samples; rates are searched for each row. ``--task``: ``rings``, ``la
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,41 +31,10 @@ from experiments.table import Column, markdown
 
 from napari_muvit import api
 from napari_muvit.data.dataset import PyramidDataset, make_loader
-from napari_muvit.models.layers import take
-from napari_muvit.models.mae import MAE
-from napari_muvit.models.tokens import Spread
 from napari_muvit.training.mae_task import MAETask
 from napari_muvit.training.task import StepSeed
 
 TEST_SEED = 4242
-VISIBLE = "visible"
-
-
-@contextmanager
-def visible_context() -> Iterator[None]:
-    """Within, decoders look at visible tokens alone (MuViT, section 3.3)."""
-    original = MAE._decode
-
-    def decode(
-        self: MAE, tokens: Any, mask: Any, encoded: torch.Tensor, wanted: Any = ()
-    ) -> torch.Tensor:
-        levels, patches = len(self.encoder.levels), tokens.grid[0] * tokens.grid[1]
-        vectors = self.mask_token.expand(len(encoded), levels, -1).to(encoded.dtype)
-        table = torch.cat([encoded, vectors], dim=1)
-        z = Spread(mask.visible, levels, tokens.grid)(table)
-        index = mask.visible[..., None].expand(-1, -1, tokens.coords.shape[-1])
-        places = tokens.coords.gather(1, index)
-        blocks = [slice(i * patches, (i + 1) * patches) for i in range(levels)]
-        parts = [decoder(z[:, block], tokens.coords[:, block], encoded, places)
-                 for decoder, block in zip(self.decoder, blocks, strict=True)]
-        chosen = zip(parts, wanted, strict=True) if wanted else ((part, None) for part in parts)
-        return torch.cat([p if at is None else take(p, at) for p, at in chosen], dim=1)
-
-    MAE._decode = decode  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        MAE._decode = original  # type: ignore[method-assign]
 
 
 class Reconstruction(Experiment):
@@ -78,22 +47,38 @@ class Reconstruction(Experiment):
     ) -> dict[str, Any]:
         s = self.settings
         options = s.options(self.cohort, row.levels, seed, rate, steps, place / "run")
-        with visible_context() if row.network == VISIBLE else nullcontext():
-            run = finish_run(api.pretrain, options, row.is_naive)
-            curve = [(step, -loss) for step, loss in curve_of(run, "loss")]
-            found = {"val": max(value for _, value in curve), "curve": curve,
-                     "seconds": seconds_of(run)}
-            if is_tested:
-                with naive_boxes(row.is_naive):
-                    found["scores"] = test_errors(
-                        run, [one.image for one in rows_of(self.cohort, "test")], s)
+        run = finish_run(api.pretrain, {**options, **row.options}, row.is_naive)
+        curve = [(step, -loss) for step, loss in curve_of(run, "loss")]
+        found: dict[str, Any] = {
+            "val": max(value for _, value in curve), "curve": curve, "seconds": seconds_of(run),
+        }
+        if is_tested:
+            with naive_boxes(row.is_naive):
+                found["scores"] = test_errors(
+                    run, [one.image for one in rows_of(self.cohort, "test")], s)
         return {**found, **found.get("scores", {})}
 
 
 @torch.no_grad()
 def test_errors(run: Path, images: list[str], settings: Settings) -> dict[str, float]:
-    """Mean squared error of masked pixels for each level, as ``level_4``; of 0..1 intensities."""
+    """Mean squared error of masked pixels, of 0..1 intensities, for each level.
+
+    ``level_4`` with the masks of training, ``even_level_4`` with even ones.
+    """
     model: Any = api.load_model(run, device=settings.device)
+    found = {}
+    for kind, mode in (("", model.masking_mode), ("even_", "random")):
+        model.masking_mode = mode
+        errors = masked_errors(model, run, images, settings)
+        found |= {f"{kind}{name.removeprefix('loss_')}": value
+                  for name, value in errors.items() if name != "loss"}
+    return found
+
+
+def masked_errors(
+    model: Any, run: Path, images: list[str], settings: Settings
+) -> dict[str, float]:
+    """What `MAETask` reports of crops of `images`, masked by the model's own rule."""
     dataset = PyramidDataset(
         [api.open_pyramid(image) for image in images], config=api.RunFolder(run).config(),
         augment=False, stream=2)
@@ -104,9 +89,7 @@ def test_errors(run: Path, images: list[str], settings: Settings) -> dict[str, f
         size = len(batch["img"])
         ready = task.prepare(batch, StepSeed(TEST_SEED, index), size, slice(0, size))
         total += task.scores({key: value.to(settings.device) for key, value in ready.items()})
-    errors = task.metrics(total)
-    return {name.removeprefix("loss_"): value for name, value in errors.items()
-            if name != "loss"}
+    return task.metrics(total)
 
 
 def reconstruction_rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
@@ -117,7 +100,8 @@ def reconstruction_rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
         Row("true", f"MuViT[{named}]", levels),
         Row("naive", f"MuViT[{named}], naive boxes", levels, is_naive=True),
         *alone,
-        Row("visible", f"MuViT[{named}], visible context", levels, network=VISIBLE),
+        Row("visible", f"MuViT[{named}], visible context", levels,
+            options={"decoder_context": "visible"}),
     )
 
 
@@ -134,7 +118,9 @@ def curve_rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
 
 def reconstruction_table(folder: Path, settings: Settings) -> str:
     """Markdown of what is there: errors in thousandths would hide nothing, so five decimals."""
-    columns = [Column(f"level_{level}", f"level {level}", 5) for level in settings.set_levels]
+    columns = [Column(f"{kind}level_{level}", f"level {level}{words}", 5)
+               for kind, words in (("", ""), ("even_", ", even masks"))
+               for level in settings.set_levels]
     columns += [Column("rate", "rate", 5), Column("samples", "samples", 0)]
     named = [(row.key, row.title) for row in reconstruction_rows(settings.set_levels)]
     return markdown(folder, named, columns, "squared error of masked pixels")

@@ -27,7 +27,8 @@ def models() -> dict[str, torch.nn.Module]:
                "scaled_axes": (0, 1), "attention_mode": "coarse_to_fine"}
     return {
         "encoder": Encoder(**SMALL, **options, rotary_mode="shared"),
-        "mae": MAE(**SMALL, dim_decoder=40, rotary_mode="fixed", masking_mode=(0.3, 0.7)),
+        "mae": MAE(**SMALL, dim_decoder=40, rotary_mode="fixed", masking_mode=(0.3, 0.7),
+                   decoder_context="visible"),
         "segmenter": Segmenter(Encoder(**SMALL, **options), 3, head_dim=16, norm="group"),
     }
 
@@ -138,6 +139,8 @@ def test_what_the_official_format_lacks_is_refused(tmp_path: Path, options, word
     for model in (Encoder(**SMALL, **options), MAE(**SMALL, dim_decoder=40, **options)):
         with pytest.raises(CheckpointError, match=words):
             save_official(tmp_path / "out", model)
+    with pytest.raises(CheckpointError, match="decoders look at all tokens"):
+        save_official(tmp_path / "out", MAE(**SMALL, dim_decoder=40, decoder_context="visible"))
     with pytest.raises(CheckpointError, match="no segmentation heads"):
         save_official(tmp_path / "out", models()["segmenter"])
     assert not (tmp_path / "out").exists()

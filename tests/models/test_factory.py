@@ -31,6 +31,7 @@ def test_sizes_and_policies_reach_the_autoencoder() -> None:
             dim=96, heads=2, num_layers=2, patch_size=4, dim_decoder=64, num_layers_decoder=1,
             loss="norm_mse", masking_ratio=0.5, masking_mode="random",
             token_coordinates="span", rotary_mode="shared", attention_mode="coarse_to_fine",
+            decoder_context="visible",
         ),
         in_channels=3, ndim=2,
     )
@@ -43,6 +44,7 @@ def test_sizes_and_policies_reach_the_autoencoder() -> None:
         "dim_decoder": 64, "num_layers_decoder": 1, "loss": "norm_mse", "masking_ratio": 0.5,
         "masking_mode": "random", "token_coordinates": "span", "rotary_mode": "shared",
         "attention_mode": "coarse_to_fine", "rope_frequencies": "scales", "scaled_axes": (0, 1),
+        "decoder_context": "visible",
     }
     assert {key: config[key] for key in expected} == expected
 

@@ -155,6 +155,39 @@ def test_a_level_without_visible_tokens_is_reconstructed_too():
     assert model.decoder[0].layers[0].attn.to_k.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_visible_context_leaves_mask_tokens_out(mode):
+    """What the first layer does with mask tokens changes nothing but their own queries."""
+    model = autoencoder(decoder_mode=mode, decoder_context="visible", num_layers_decoder=1).eval()
+    full = autoencoder(**{**model.config(), "decoder_context": "all"}).eval()
+    full.load_state_dict(model.state_dict())
+    x, bbox = crops()
+    visible = torch.arange(0, 48, 4).expand(2, -1)
+    coords = model.encoder.cut(x, bbox).coords
+    seen = model(x, bbox, visible_idx=visible)
+    assert not torch.allclose(seen["output"], full(x, bbox, visible_idx=visible)["output"])
+    for only_loss in (True, False):
+        loss = model(x, bbox, visible_idx=visible, only_loss=only_loss)["loss"]
+        assert loss.item() == pytest.approx(seen["loss"].item(), rel=1e-5)
+    # By the decoder's own forward pass with the visible tokens as context.
+    encoded = model(x, bbox, visible_idx=visible, return_all=True)["encoded"]
+    index = visible[..., None].expand(-1, -1, coords.shape[-1])
+    z = torch.zeros(2, 48, encoded.shape[-1])
+    z += model.mask_token.repeat_interleave(48 // model.mask_token.shape[1], dim=1)
+    z = z.scatter(1, visible[..., None].expand_as(encoded), encoded)
+    decoders = [model.decoder] if mode == "single" else list(model.decoder)
+    for i, decoder in enumerate(decoders):
+        rows = slice(None) if mode == "single" else slice(24 * i, 24 * (i + 1))
+        if mode == "single":  # officially self-attention, whose context is normed
+            layer, own = decoder.layers[0], decoder.embed(z)
+            keys = layer.keys_values(decoder.embed(encoded), layer.table(coords.gather(1, index)))
+            expected = layer(own, coords, None, keys)
+        else:
+            expected = decoder(z[:, rows], coords[:, rows], encoded, coords.gather(1, index))
+        got = seen["output"][:, rows]
+        assert torch.allclose(model.final(expected), got, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["single", "multi", "multi_iso"])
 def test_every_parameter_learns(mode):
     model = autoencoder(decoder_mode=mode)
@@ -231,6 +264,7 @@ def test_a_training_step_is_one_graph():
     [
         ({"decoder_mode": "many"}, "Invalid decoder_mode"),
         ({"loss": "mse_fft"}, "Invalid loss"),
+        ({"decoder_context": "masked"}, "Invalid decoder_context"),
         ({"masking_mode": (0.5,)}, "one for each level"),
         ({"dim_decoder": 16}, "at least 20"),
     ],

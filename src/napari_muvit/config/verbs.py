@@ -34,6 +34,9 @@ class PretrainConfig(RunConfig):
     loss: Annotated[Literal["mse", "norm_mse"], option(
         "Loss", "Mean squared error of pixels, or of pixels normalised within each patch.",
         group="Model", advanced=True)] = "mse"
+    decoder_context: Annotated[Literal["all", "visible"], option(
+        "Decoder context", "What the reconstruction decoders look at: all tokens, masked ones "
+        "included, or the visible ones alone.", group="Model", advanced=True)] = "all"
     dim_decoder: Annotated[int | None, option(
         "Decoder width", "Width of the reconstruction decoders; the preset's by default.",
         group="Model", advanced=True, gt=0)] = None

@@ -5,7 +5,7 @@ Axis letters: B batch, N tokens, M context tokens, D width, A spatial axes.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from napari_muvit.models.layers import (
 from napari_muvit.models.masked_keys import MaskedKeys
 from napari_muvit.models.rope import RotaryMode, base_frequencies, rotate, split_head
 from napari_muvit.models.tokens import Spread
+
+DecoderContext = Literal["all", "visible"]
 
 
 class Decoder(nn.Module):
@@ -112,9 +114,9 @@ class Decoder(nn.Module):
 
     def decode(
         self, spread: Spread, tokens: Tensor, coords: Tensor, rows: slice,
-        wanted: Tensor | None = None,
+        wanted: Tensor | None = None, context: DecoderContext = "all",
     ) -> Tensor:
-        """Decoded tokens `rows` of a masked sequence, with all of it as context.
+        """Decoded tokens `rows` of a masked sequence, with all or what is visible as context.
 
         All masked tokens of a level are one vector when they come in, so that everything up to
         the first layer's keys and values is computed once for each of them, and together they
@@ -133,6 +135,8 @@ class Decoder(nn.Module):
             (officially self-attention).
         wanted
             (B, K) positions among `rows` of the tokens to return.
+        context
+            What the first layer looks at.
         """
         table = self.embed(tokens)
         x = spread(table, rows)
@@ -140,8 +144,17 @@ class Decoder(nn.Module):
             return x if wanted is None else take(x, wanted)
         first = cast(TransformerLayer, self.layers[0])
         source = first.norm1(table) if rows == slice(None) else table
-        context = _masked_context(first, kernels.product_input(source), spread, coords)
-        return self._run(x, coords[:, rows], context, wanted)
+        look = _visible_context if context == "visible" else _masked_context
+        seen = look(first, kernels.product_input(source), spread, coords)
+        return self._run(x, coords[:, rows], seen, wanted)
+
+
+def _visible_context(
+    layer: TransformerLayer, source: Tensor, spread: Spread, coords: Tensor
+) -> Context:
+    """The visible ones of a masked sequence of normed tokens (B, Nv + L, D)."""
+    visible = source[:, : spread.visible.shape[1]]
+    return layer.attn.keys_values(visible, layer.table(take(coords, spread.visible)))
 
 
 def _masked_context(

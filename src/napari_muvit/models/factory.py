@@ -27,6 +27,7 @@ def build_mae(config: PretrainConfig, in_channels: int, ndim: int) -> MAE:
         **_encoder_arguments(config, in_channels, ndim),
         num_layers_decoder=sizes["num_layers_decoder"], dim_decoder=sizes["dim_decoder"],
         loss=config.loss, masking_ratio=config.masking_ratio, masking_mode=config.masking_mode,
+        decoder_context=config.decoder_context,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_muvit.geometry import TokenCoordinates
-from napari_muvit.models.decoder import Decoder
+from napari_muvit.models.decoder import Decoder, DecoderContext
 from napari_muvit.models.embedding import Number, check_choice, level_rows
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.layers import AttentionMode, project, take
@@ -33,6 +33,7 @@ from napari_muvit.models.tokens import Patches, Spread, unpatchify
 
 DECODER_MODES = ("single", "multi", "multi_iso")
 LOSSES = ("mse", "norm_mse")
+DECODER_CONTEXTS = ("all", "visible")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class MAE(nn.Module):
         See `masking.MaskRule`.
     ndim, token_coordinates, rope_frequencies, crop_size, scaled_axes
         See `Encoder`.
+    decoder_context
+        What the first layer of a decoder looks at: all tokens, as in the official code, or the
+        visible ones alone (``visible``), as in the paper's words (section 3.3). A ``multi_iso``
+        decoder has no context, and so no choice.
     """
 
     ndim: int = 2
@@ -81,10 +86,12 @@ class MAE(nn.Module):
         dropout: float = 0.0, *, ndim: int | None = None,
         token_coordinates: TokenCoordinates = "span", rope_frequencies: RopeFrequencies = "base",
         crop_size: int | Sequence[int] | None = None, scaled_axes: Sequence[int] | None = None,
+        decoder_context: DecoderContext = "all",
     ) -> None:
         super().__init__()
         self.ndim = type(self).ndim if ndim is None else ndim
         check_choice("decoder_mode", decoder_mode, DECODER_MODES)
+        check_choice("decoder_context", decoder_context, DECODER_CONTEXTS)
         check_choice("loss", loss, LOSSES)
         width = dim if dim_decoder is None else dim_decoder
         self.encoder = self.encoder_class(
@@ -102,6 +109,7 @@ class MAE(nn.Module):
         self.patch_size = self.encoder.patch_size
         self.masking_ratio, self.masking_mode = masking_ratio, masking_mode
         self.decoder_mode, self.loss_fn = decoder_mode, loss
+        self.decoder_context: DecoderContext = decoder_context
         self.final = nn.Linear(width, in_channels * math.prod(self.patch_size))
         num_vectors = 1 if decoder_mode == "single" else len(self.encoder.levels)
         self.mask_token = nn.Parameter(torch.randn(1, num_vectors, dim))
@@ -119,7 +127,7 @@ class MAE(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """All constructor arguments."""
-        return {**self.encoder.config(), **self._config}
+        return {**self.encoder.config(), **self._config, "decoder_context": self.decoder_context}
 
     def _mask(
         self, num_patches: int, batch: int, visible_idx: Tensor | None, rule: MaskRule,
@@ -144,14 +152,15 @@ class MAE(nn.Module):
         table = torch.cat([encoded, vectors], dim=1)
         coords = cut.coords
         if isinstance(self.decoder, Decoder):
-            return self.decoder.decode(spread, table, coords, slice(None))
+            return self.decoder.decode(
+                spread, table, coords, slice(None), context=self.decoder_context)
         blocks = [slice(i * num_patches, (i + 1) * num_patches) for i in range(num_levels)]
         decoders = cast(list[Decoder], list(cast(nn.ModuleList, self.decoder)))
         if self.decoder_mode == "multi":
             pairs = zip(decoders, blocks, strict=True)
             chosen: Sequence[Tensor | None] = wanted or [None] * num_levels
             parts = [
-                d.decode(spread, table, coords, block, choice)
+                d.decode(spread, table, coords, block, choice, self.decoder_context)
                 for (d, block), choice in zip(pairs, chosen, strict=True)
             ]
         else:

@@ -147,6 +147,11 @@ def check_exportable(model: nn.Module) -> None:
             "attention_mode='coarse_to_fine' cannot be written in the official format, which has "
             "no such mode ('causal' is the opposite direction). Keep the model in our format."
         )
+    if getattr(model, "decoder_context", "all") == "visible":
+        raise CheckpointError(
+            "decoder_context='visible' cannot be written in the official format, whose decoders "
+            "look at all tokens. Export model.encoder instead, or keep the model in our format."
+        )
     if getattr(encoder, "token_coordinates", "span") == "centre":
         raise CheckpointError(
             "token_coordinates='centre' cannot be written in the official format, which knows "
