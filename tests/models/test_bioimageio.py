@@ -46,7 +46,8 @@ def models(kind: str) -> tuple[torch.nn.Module, ModelMeta | None]:
     """A model of each kind with what it knows about images."""
     torch.manual_seed(0)
     if kind in {"unetr", "mask2former"}:
-        model = Segmenter(Encoder(**SMALL, **OPTIONS), 2, head_dim=32, decoder=kind)
+        model = Segmenter(
+            Encoder(**SMALL, **OPTIONS), 2, head_dim=32, decoder=kind, temperature=1.7)
         return model, ModelMeta("segmenter", **META, classes=CLASSES)
     if kind == "mae":
         return MAE(**SMALL, dim_decoder=40, rotary_mode="shared"), ModelMeta("mae", **META)

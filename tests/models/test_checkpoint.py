@@ -29,7 +29,8 @@ def models() -> dict[str, torch.nn.Module]:
         "encoder": Encoder(**SMALL, **options, rotary_mode="shared"),
         "mae": MAE(**SMALL, dim_decoder=40, rotary_mode="fixed", masking_mode=(0.3, 0.7),
                    decoder_context="visible"),
-        "segmenter": Segmenter(Encoder(**SMALL, **options), 3, head_dim=16, norm="group"),
+        "segmenter": Segmenter(
+            Encoder(**SMALL, **options), 3, head_dim=16, norm="group", temperature=1.7),
     }
 
 
@@ -56,6 +57,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, kind: str):
     assert not loaded.training
     encoder = getattr(model, "encoder", model)
     assert getattr(loaded, "encoder", loaded).config() == encoder.config()
+    assert getattr(loaded, "temperature", None) == (1.7 if kind == "segmenter" else None)
 
 
 def test_shared_frequencies_stay_shared(tmp_path: Path):

@@ -54,6 +54,23 @@ def count(module: torch.nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
+@pytest.mark.parametrize("decoder", HEADS)
+def test_a_temperature_divides_logits_and_nothing_else(decoder: str) -> None:
+    model = build(decoder, encoder={"attention_mode": "coarse_to_fine"}).eval()
+    x, bbox = draw(model)
+    with torch.no_grad():
+        plain, tokens = model.forward_with_tokens(x, bbox)
+        model.temperature = 2.5
+        warm, same = model.forward_with_tokens(x, bbox)
+        fine = model.forward_fine(x[:, :1], bbox, model.encode_context(x[:, 1:], bbox[:, 1:]))
+    assert torch.equal(warm, plain / 2.5)
+    assert torch.equal(same, tokens)
+    assert torch.allclose(fine, warm, rtol=0, atol=1e-5)
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="number above 0"):
+            build(decoder, temperature=wrong)
+
+
 @pytest.mark.parametrize(
     ("decoder", "levels", "published", "published_encoder"),
     [

@@ -12,7 +12,13 @@ import yaml
 
 from napari_muvit.errors import ConfigError, LockedError, RunError, RunExistsError, SourceError
 from napari_muvit.models.checkpoint import load_model
-from napari_muvit.training import find_model, resume_run, start_finetune, start_pretrain
+from napari_muvit.training import (
+    find_model,
+    resume_run,
+    segment_task,
+    start_finetune,
+    start_pretrain,
+)
 from napari_muvit.training.events import (
     FinishedEvent,
     PreviewEvent,
@@ -320,6 +326,24 @@ def test_whole_validation_images_are_predicted_and_scored(finetune_options, imag
     assert events[-1].metrics == {**crops, **whole}
     rows = RunFolder(run.folder).metrics()
     assert rows[-1]["whole_mdsc"] == pytest.approx(whole["whole_mdsc"])
+
+
+def test_a_model_has_the_temperature_of_the_validation_it_was_kept_at(
+    finetune_options, monkeypatch
+):
+    fitted = itertools.count(2)
+    monkeypatch.setattr(segment_task, "best_temperature", lambda sums: float(next(fitted)))
+    run = start_finetune({**finetune_options, "steps": 4, "validate_every": 1})
+    found = [(e.metrics, e.is_best) for e in run if isinstance(e, ValidationEvent)]
+    best = [metrics for metrics, is_best in found if is_best][-1]
+    folder = RunFolder(run.folder)
+    for is_best, metrics in ((True, best), (False, found[-1][0])):
+        model = load_model(folder.model_folder(best=is_best))
+        assert model.temperature == metrics["temperature"]
+        assert model.meta.provenance["metrics"]["mdsc"] == metrics["mdsc"]
+    assert [metrics["temperature"] for metrics, _ in found] == [2, 3, 4, 5]
+    rows = [row for row in folder.metrics() if row["split"] == "val"]
+    assert [row["temperature"] for row in rows] == [m["temperature"] for m, _ in found]
 
 
 def test_whole_validation_needs_validation_images(finetune_options):

@@ -251,10 +251,10 @@ def test_class_weights_act():
 def test_background_is_left_out_of_dice_and_mean():
     task = segment_task()
     assert task.background == 0
-    scores = torch.zeros(4 + 9, dtype=torch.float64)
+    scores = torch.zeros(task.num_scores, dtype=torch.float64)
     scores[4:7] = torch.tensor([9.0, 1, 0])   # overlap
     scores[7:10] = torch.tensor([10.0, 2, 0])  # predicted
-    scores[10:] = torch.tensor([10.0, 2, 0])   # true
+    scores[10:13] = torch.tensor([10.0, 2, 0])   # true
     metrics = task.metrics(scores)
     assert metrics["mdsc"] == pytest.approx(0.5)  # class y is nowhere, none is background
     assert metrics["dice_none"] == pytest.approx(0.9)

@@ -6,6 +6,7 @@ G patch grid, N tokens, D encoder width, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self, get_args
 
@@ -49,6 +50,9 @@ class Segmenter(nn.Module):
         Train the head alone; the encoder then runs without gradients.
     num_queries
         Mask2Former only; at least `num_classes`.
+    temperature
+        What the head's logits are divided by: above 1 the probabilities are lower. Fine-tuning
+        writes the one that suits the validation crops, see `training.calibration`.
 
     Raises
     ------
@@ -59,7 +63,7 @@ class Segmenter(nn.Module):
     def __init__(
         self, encoder: Encoder, num_classes: int, decoder: Decoder = "unetr",
         norm: Norm = "batch", head_dim: int = 256, freeze_encoder: bool = False,
-        num_queries: int | None = None,
+        num_queries: int | None = None, temperature: float = 1.0,
     ) -> None:
         super().__init__()
         _check(encoder, num_classes, decoder, head_dim, num_queries)
@@ -67,6 +71,7 @@ class Segmenter(nn.Module):
             "num_classes": num_classes, "decoder": decoder, "norm": norm, "head_dim": head_dim,
             "num_queries": num_queries,
         }
+        self.temperature = temperature
         self.encoder = encoder
         self.num_classes = num_classes
         self.levels = encoder.levels
@@ -85,6 +90,17 @@ class Segmenter(nn.Module):
                 num_queries=num_queries,
             )
         self.freeze_encoder = freeze_encoder
+
+    @property
+    def temperature(self) -> float:
+        """What the head's logits are divided by."""
+        return float(self._config["temperature"])
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if not 0 < value < math.inf:
+            raise InputError(f"temperature is {value}; it must be a number above 0.")
+        self._config["temperature"] = float(value)
 
     @property
     def freeze_encoder(self) -> bool:
@@ -155,6 +171,8 @@ class Segmenter(nn.Module):
     def _run_head(self, layers: Sequence[Tensor], x: Tensor, boxes: Tensor) -> Tensor:
         with product_precision(x.device.type):
             logits: Tensor = self.head(layers, x[:, 0], boxes)
+        if self.temperature != 1:
+            logits = logits / self.temperature
         return logits.to(x.dtype)
 
     def _naive_boxes(self, x: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ def read_run(backend: Any, folder: Path) -> RunPicture | None:
         train=_pairs(train, "loss"),
         rate=_pairs(train, "learning_rate"),
         losses={_loss_name(name): curve for name, curve in metrics.items() if "loss" in name},
-        scores={_score_name(name): curve for name, curve in metrics.items() if "loss" not in name},
+        scores={_score_name(name): curve for name, curve in metrics.items()
+                if "loss" not in name and name != "temperature"},
         preview=previews[-1] if previews else None,
     )
 

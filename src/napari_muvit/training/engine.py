@@ -286,11 +286,12 @@ class Engine:
         with self._averaged():
             metrics = self.evaluation.metrics()
             value = metrics[self.task.metric]
+            progress.metrics = metrics
             is_best = self._is_better(value)
             if is_best:
                 with self.clock.measure("best model"):
                     self._save_model(BEST)
-        progress.metrics, progress.validated_step = metrics, progress.step
+        progress.validated_step = progress.step
         if is_best:
             progress.best, progress.best_step, progress.stale = value, progress.step, 0
         elif math.isfinite(value):

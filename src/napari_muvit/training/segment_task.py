@@ -16,6 +16,7 @@ from napari_muvit.data.labels import ClassTable
 from napari_muvit.errors import ConfigError
 from napari_muvit.models.level_supervision import LevelSupervision
 from napari_muvit.models.segmenter import Segmenter
+from napari_muvit.training.calibration import TEMPERATURES, best_temperature, entropies
 from napari_muvit.training.loader import Batch
 from napari_muvit.training.losses import (
     IGNORE,
@@ -36,6 +37,8 @@ from napari_muvit.training.png import (
 )
 from napari_muvit.training.schedule import finetune_rate
 from napari_muvit.training.task import StepSeed
+
+TEMPERATURE = "temperature"
 
 
 class SegmentTask:
@@ -72,8 +75,9 @@ class SegmentTask:
         self.background = None if background is None else table.values.index(background)
         self.class_weights = parse_weights(config.class_weights, table)
         self._weights: dict[torch.device, Tensor] = {}
-        self.metric_names = ("mdsc", "loss", *(f"dice_{name}" for name in _unique(table.names)))
-        self.num_scores = 4 + 3 * model.num_classes
+        dice = (f"dice_{name}" for name in _unique(table.names))
+        self.metric_names = ("mdsc", "loss", *dice, TEMPERATURE)
+        self.num_scores = 4 + 3 * model.num_classes + len(TEMPERATURES)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder at its own rate if it is pretrained, everything else at the full one."""
@@ -129,7 +133,11 @@ class SegmentTask:
         return heads  # type: ignore[no-any-return]
 
     def scores(self, batch: Batch) -> Tensor:
-        """Sums of both losses and their divisors, then overlap, predicted and true per class."""
+        """Sums, to be added up over crops.
+
+        Both losses and their divisors; overlap, predicted and true pixels per class; the
+        cross-entropy under each temperature.
+        """
         logits, target = self.model(batch["img"], batch["bbox"]), batch["target"]
         weights = self._weights_on(logits.device)
         present = present_classes(target, logits.shape[1], self.background)
@@ -143,24 +151,26 @@ class SegmentTask:
         num = self.model.num_classes
         counts = [torch.bincount(part, minlength=num)
                   for part in (truth[guess == truth], guess, truth)]
-        return torch.cat([losses, *(part.double().cpu() for part in counts)])
+        return torch.cat(
+            [losses, *(part.double().cpu() for part in counts), entropies(logits, target)])
 
     def metrics(self, scores: Tensor) -> dict[str, float]:
-        """Mean Dice (mDSC), the loss, and Dice per class.
+        """Mean Dice (mDSC), the loss, Dice per class, and the best temperature of the logits.
 
         mDSC is that of `inference.scores`: the mean over the classes that are not background;
         a class that is neither there nor predicted has no Dice and is not counted. With
         nothing but background it is NaN, and no model is the best one by it.
         """
         cross, weight, dice, pairs = scores[:4].tolist()
-        overlap, guessed, true = scores[4:].chunk(3)
+        overlap, guessed, true = scores[4 : -len(TEMPERATURES)].chunk(3)
         per_class = (2 * overlap / (guessed + true)).tolist()
         judged = [value for i, value in enumerate(per_class)
                   if i != self.background and value == value]
         c = self.config
         loss = c.ce_weight * cross / max(weight, 1) + c.dice_weight * dice / max(pairs, 1)
         mean = sum(judged) / len(judged) if judged else float("nan")
-        return dict(zip(self.metric_names, [mean, loss, *per_class], strict=True))
+        values = [mean, loss, *per_class, best_temperature(scores[-len(TEMPERATURES):])]
+        return dict(zip(self.metric_names, values, strict=True))
 
     def preview(self, batch: Batch) -> Picture:
         """Image, truth, prediction and confidence; below them the coarser views."""
@@ -180,8 +190,15 @@ class SegmentTask:
         return describe_place(batch, index, self.names)
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write the segmenter without the heads on coarser levels."""
-        self.save_model(folder, self.model, facts)
+        """Write the segmenter without the heads on coarser levels.
+
+        It has the temperature of the last validation, which no training step sees.
+        """
+        self.model.temperature = facts["metrics"].get(TEMPERATURE, 1.0)
+        try:
+            self.save_model(folder, self.model, facts)
+        finally:
+            self.model.temperature = 1.0
 
 
 def parse_weights(weights: tuple[float, ...] | None, table: ClassTable) -> Tensor | None:
