@@ -110,6 +110,8 @@ def curve_rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
     named = ",".join(map(str, levels))
     return (
         Row("pretrained", f"MuViT[{named}], pretrained", levels, pretraining=1.0),
+        Row("pretrained_full", f"MuViT[{named}], pretrained with full decoder context", levels,
+            pretraining=1.0, before={"decoder_context": "all"}),
         Row("scratch", f"MuViT[{named}]", levels),
         Row("one_pretrained", f"MuViT[{levels[0]}], pretrained", levels[:1], pretraining=1.0),
         Row("one_scratch", f"MuViT[{levels[0]}]", levels[:1]),

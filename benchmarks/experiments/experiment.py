@@ -32,6 +32,8 @@ from napari_muvit import api
 from napari_muvit.config import FinetuneConfig
 
 SEARCH_SEED = 1000
+SHARED = {"rope_frequencies", "rotary_mode", "token_coordinates", "attention_mode"}
+"""Options of fine-tuning that its pretraining must have too."""
 SHARES = (10, 25, 50, 75, 100)
 """Per cent of the samples at which validation scores are kept."""
 
@@ -56,6 +58,8 @@ class Row:
         Share of the steps that its own pretraining takes before, 0 for none.
     coarse_first
         Share of the steps, of those it has, in which coarser levels alone are supervised.
+    before
+        Options of its pretraining that differ from the common ones.
     """
 
     key: str
@@ -66,6 +70,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     pretraining: float = 0.0
     coarse_first: float = 0.0
+    before: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,8 +231,8 @@ class Experiment:
             options = s.options(
                 self.cohort, row.levels, seed, rate, count, place / "pretrained", validations=1)
             shared = {key: value for key, value in row.options.items()
-                      if key in {"rope_frequencies", "token_coordinates", "attention_mode"}}
-            runs.append(finish_run(api.pretrain, {**options, **shared}, row.is_naive))
+                      if key in SHARED}
+            runs.append(finish_run(api.pretrain, {**options, **shared, **row.before}, row.is_naive))
         if row.coarse_first:
             count = max(1, round(steps * row.coarse_first))
             options = s.options(
