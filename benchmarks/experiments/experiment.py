@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +276,17 @@ def curve_table(folder: Path, rows: Sequence[Row]) -> str:
 
 
 def share_scores(curve: Sequence[tuple[int, float]], steps: int) -> dict[str, float]:
-    """Validation mDSC near each of `SHARES` of the steps, as ``val_25``."""
+    """Validation mDSC near each of `SHARES` of the steps, as ``val_25``.
+
+    Left out where the nearest validation is more than half of the usual distance away, as it is
+    before the finest level is supervised.
+    """
     found = {}
+    ends = [step for step, _ in curve]
+    near = min((b - a for a, b in pairwise(ends)), default=steps) / 2
     for share in SHARES:
         wanted = steps * share / 100
-        found[f"val_{share}"] = min(curve, key=lambda point: abs(point[0] - wanted))[1]
+        step, value = min(curve, key=lambda point: abs(point[0] - wanted))
+        if abs(step - wanted) <= near:
+            found[f"val_{share}"] = value
     return found

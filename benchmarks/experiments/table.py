@@ -107,10 +107,12 @@ def markdown(
 
 
 def summarise(results: Sequence[dict[str, Any]], column: Column) -> str:
-    """Mean +- standard deviation (n - 1) of one figure over seeds."""
+    """Mean +- standard deviation (n - 1) of one figure over seeds; a dash if they lack it."""
+    if not results:
+        return NOT_RUN
     values = [float(one[column.key]) for one in results if one.get(column.key) is not None]
     if not values:
-        return NOT_RUN
+        return "–"
     mean = f"{statistics.mean(values):.{column.digits}f}"
     if len(values) == 1:
         return mean

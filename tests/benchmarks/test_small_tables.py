@@ -131,10 +131,10 @@ def test_tables_say_which_tasks_they_know(capsys):
 @pytest.mark.parametrize("kind", ["reconstruction", "curves"])
 def test_small_pretraining(tmp_path, kind):
     table = read(pretraining.main([kind, "--tiny", "--output", str(tmp_path)]))
-    wanted = {"reconstruction": 1, "curves": 0}[kind]
-    # Rows of one level have no error of the other one, and no others are missing.
-    lacking = [name for name, cells in table.items() if "not yet run" in cells]
-    assert len(lacking) == 2 * wanted
+    assert all("not yet run" not in cells for cells in table.values())
+    if kind == "reconstruction":  # rows of one level have no error of the other one
+        assert sorted(name for name, cells in table.items() if "–" in cells) == [
+            "MuViT[1]", "MuViT[4]"]
 
 
 @pytest.mark.slow

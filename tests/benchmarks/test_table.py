@@ -48,3 +48,11 @@ def test_scores_at_shares_of_the_samples():
     curve = [(10, 0.1), (25, 0.2), (50, 0.3), (75, 0.4), (100, 0.5)]
     assert share_scores(curve, 100) == {
         "val_10": 0.1, "val_25": 0.2, "val_50": 0.3, "val_75": 0.4, "val_100": 0.5}
+
+
+def test_shares_before_the_first_validation_are_left_out(tmp_path):
+    found = share_scores([(40, 0.1), (60, 0.2), (80, 0.3), (100, 0.4)], 100)
+    assert found == {"val_50": 0.1, "val_75": 0.3, "val_100": 0.4}
+    save_result(tmp_path, "a", 0, found, "cpu")
+    columns = [Column("val_10", "10 %"), Column("val_50", "50 %")]
+    assert markdown(tmp_path, [("a", "A")], columns).splitlines()[2] == "| A | – | 0.100 | 1 |"
