@@ -28,11 +28,12 @@ def test_an_exported_run_is_the_same_model_there(
 ) -> None:
     torch.manual_seed(0)
     if kind == "mae":
-        model = build_mae(PretrainConfig(output="o", **OPTIONS), in_channels=2, ndim=2)
+        config = PretrainConfig(output="o", decoder_context="all", **OPTIONS)
+        model = build_mae(config, in_channels=2, ndim=2)
         reader = official.MuViTMAE2d
     else:
-        config = FinetuneConfig(output="o", labels=("b",), **OPTIONS)
-        model = build_segmenter(config, in_channels=2, ndim=2, num_classes=3)
+        tuned = FinetuneConfig(output="o", labels=("b",), **OPTIONS)
+        model = build_segmenter(tuned, in_channels=2, ndim=2, num_classes=3)
         reader = official.MuViTEncoder2d
     save_model(tmp_path / "model", model, ModelMeta(kind))
     api.export(tmp_path / "model", tmp_path / "folder", format="official")
