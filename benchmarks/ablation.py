@@ -26,6 +26,8 @@ from experiments.command import run_table
 from experiments.experiment import Row, Settings, curve_table
 
 PLAIN = {"level_supervision": 0.0, "rope_frequencies": "base"}
+OFFICIAL = {"decoder_context": "all"}
+"""What decoders look at in pretraining, as in the official set-up."""
 
 
 def rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
@@ -35,9 +37,10 @@ def rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
         Row("plain", "plain", levels, options=PLAIN),
         Row("supervision", "plain + supervision", levels, options={"rope_frequencies": "base"}),
         Row("scales", "plain + scales", levels, options={"level_supervision": 0.0}),
-        Row("pretraining", "plain + pretraining", levels, options=PLAIN, pretraining=1.0),
+        Row("pretraining", "plain + pretraining", levels, options=PLAIN, pretraining=1.0,
+            before=OFFICIAL),
         Row("curriculum", "plain + curriculum", levels, options=PLAIN, coarse_first=0.25),
-        Row("all", "all four", levels, pretraining=1.0, coarse_first=0.25),
+        Row("all", "all four", levels, pretraining=1.0, coarse_first=0.25, before=OFFICIAL),
         Row("span", "defaults, token coordinates span", levels,
             options={"token_coordinates": "span"}),
         Row("coarse_to_fine", "defaults, attention coarse to fine", levels,

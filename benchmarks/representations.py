@@ -1,6 +1,7 @@
 """What frozen features tell, by the levels that they were pretrained with (Table 7).
 
     python benchmarks/representations.py [--seeds 0 1 2] [--output representations]
+        [--decoder-context visible|all]
 
 Sections of human cortex (spatialLIBD 151507 to 151676, three donors). Autoencoders of one, two
 and three levels are pretrained on sections of two donors without labels; then linear probes
@@ -16,7 +17,7 @@ not repeated, so an interrupted table can be gone on with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class CortexSettings(Settings):
     preset: str = "small"
     steps: int = 3000
     num_probed: int = 65_536
+    decoder_context: str = "visible"
 
     def cohort(self, folder: Path) -> Path:
         """The table of the sections, without labels, written to `folder`."""
@@ -88,6 +90,7 @@ class Representations(Experiment):
     ) -> dict[str, Any]:
         s = self.settings
         options = s.options(self.cohort, row.levels, seed, rate, steps, place / "run")
+        options["decoder_context"] = s.decoder_context
         run = finish_run(api.pretrain, options)
         curve = [(step, -loss) for step, loss in curve_of(run, "loss")]
         found: dict[str, Any] = {
@@ -155,8 +158,11 @@ def table(folder: Path, crop_size: int) -> str:
 def main(argv: list[str] | None = None) -> str:
     """Measure what is asked for and missing; write and return the table."""
     parser = make_parser(__doc__ or "", "representations", [row.key for row in ROWS], PRESETS)
+    parser.add_argument("--decoder-context", choices=("visible", "all"), default="visible",
+                        help="what reconstruction decoders look at")
     given = parser.parse_args(argv)
-    settings = with_flags(PRESETS[given.preset], given, TINY)
+    settings = replace(with_flags(PRESETS[given.preset], given, TINY),
+                       decoder_context=given.decoder_context)
     return measure_rows(given, ROWS, lambda: Representations(given.output, settings),
                         lambda: table(given.output, settings.crop_size))
 
