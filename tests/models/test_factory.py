@@ -65,7 +65,7 @@ def test_options_reach_the_segmenter() -> None:
     assert model.freeze_encoder
     assert model._config == {
         "num_classes": 5, "decoder": "mask2former", "norm": "batch", "head_dim": 32,
-        "num_queries": None,
+        "num_queries": None, "temperature": 1.0,
     }
     assert model(torch.zeros(2, 2, 2, 32, 32)).shape == (2, 5, 32, 32)
 
