@@ -76,7 +76,7 @@ def measure(row: Contender, seed: int, given: argparse.Namespace) -> float:
     common = {
         "images": sources(folder, "images"), "levels": row.levels, "crop_size": given.crop_size,
         "preset": given.preset, "batch_size": given.batch_size, "device": given.device,
-        "seed": seed,
+        "seed": seed, "attention_mode": "all",
     }
     finetune: dict[str, Any] = {
         **common, "labels": sources(folder, "labels"), "unlabelled": UNLABELLED,

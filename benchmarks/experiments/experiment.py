@@ -114,6 +114,7 @@ class Settings:
             "validate_every": every, "val_samples": self.val_samples,
             "checkpoint_every": every, "preview_every": steps, "device": self.device,
             "precision": self.precision, "threads": self.threads, "workers": self.workers,
+            "attention_mode": "all",  # the paper's; what another does, rows of their own show
             "output": str(output),
         }
 
