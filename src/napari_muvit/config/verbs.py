@@ -35,8 +35,8 @@ class PretrainConfig(RunConfig):
         "Loss", "Mean squared error of pixels, or of pixels normalised within each patch.",
         group="Model", advanced=True)] = "mse"
     decoder_context: Annotated[Literal["all", "visible"], option(
-        "Decoder context", "What the reconstruction decoders look at: visible patches alone, or all, "
-        "masked ones included, as in the official code.", group="Model",
+        "Decoder context", "What the reconstruction decoders look at: visible patches alone, or "
+        "all, masked ones included, as in the official code.", group="Model",
         advanced=True)] = "visible"
     dim_decoder: Annotated[int | None, option(
         "Decoder width", "Width of the reconstruction decoders; the preset's by default.",
