@@ -5,13 +5,14 @@
 
 Validation mDSC against samples seen, and test mDSC at the end. ``plain`` has the loss at the
 finest level alone and RoPE frequencies of powers of 10000, as the official set-up; each of the
-next rows adds one thing; ``defaults`` has what a run of `napari_muvit.api` has by itself.
+next rows adds one thing; ``defaults`` has what a run of `napari_muvit.api` has by itself, but
+for attention, which is the paper's in all rows but one.
 
     pretraining    as many unlabelled samples before, in a masked autoencoder
     supervision    class shares predicted from the tokens of every level
     scales         RoPE wavelengths from two patches to twice the widest view
     curriculum     the first quarter of the samples teaches the coarser levels alone
-    span, coarse_to_fine, fixed    the defaults, but for token coordinates, attention, or RoPE
+    span, coarse_to_fine, fixed    the same, but for token coordinates, attention, or RoPE
                                    frequencies, which are then not trained
 
 Learning rates are searched for each row as in ``synthetic.py``; so are resuming and presets.
@@ -33,7 +34,7 @@ OFFICIAL = {"decoder_context": "all"}
 def rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
     """The contenders."""
     return (
-        Row("defaults", "defaults: supervision, scales", levels),
+        Row("defaults", "supervision, scales", levels),
         Row("plain", "plain", levels, options=PLAIN),
         Row("supervision", "plain + supervision", levels, options={"rope_frequencies": "base"}),
         Row("scales", "plain + scales", levels, options={"level_supervision": 0.0}),
@@ -41,11 +42,11 @@ def rows(levels: tuple[int, ...]) -> tuple[Row, ...]:
             before=OFFICIAL),
         Row("curriculum", "plain + curriculum", levels, options=PLAIN, coarse_first=0.25),
         Row("all", "all four", levels, pretraining=1.0, coarse_first=0.25, before=OFFICIAL),
-        Row("span", "defaults, token coordinates span", levels,
+        Row("span", "supervision, scales, token coordinates span", levels,
             options={"token_coordinates": "span"}),
-        Row("coarse_to_fine", "defaults, attention coarse to fine", levels,
+        Row("coarse_to_fine", "supervision, scales, attention coarse to fine: the defaults", levels,
             options={"attention_mode": "coarse_to_fine"}),
-        Row("fixed", "defaults, RoPE frequencies fixed", levels,
+        Row("fixed", "supervision, scales, RoPE frequencies fixed", levels,
             options={"rotary_mode": "fixed"}),
     )
 

@@ -55,6 +55,7 @@ def learn(way: str, sets: dict[str, Any], args: argparse.Namespace) -> dict[str,
     config = FinetuneConfig(
         images=("memory",), labels=("memory",), output="none", levels=levels, crop_size=args.crop,
         preset=args.preset, tissue="none", normalization="constant", seed=args.seed,
+        attention_mode="all",
     )
     dataset = PyramidDataset(*sets["train"], config=config, class_table=CLASSES)
     judged = PyramidDataset(*sets["test"], config=config, class_table=CLASSES, split="val")

@@ -187,9 +187,9 @@ class ModelOptions(Options):
         "Rotary mode", "Trainable RoPE frequencies per layer, shared by all, fixed, or no RoPE.",
         group="Model", advanced=True)] = "per_layer"
     attention_mode: Annotated[Literal["all", "coarse_to_fine"], option(
-        "Attention", "all: every patch sees every patch; coarse_to_fine: a patch sees its own "
-        "and coarser levels, so that prediction encodes coarse crops once.", group="Model",
-        advanced=True)] = "all"
+        "Attention", "coarse_to_fine: a patch sees its own and coarser levels, so that "
+        "prediction encodes coarse crops once; all: every patch sees every patch, as in the "
+        "paper.", group="Model", advanced=True)] = "coarse_to_fine"
 
     def model_sizes(self) -> dict[str, Any]:
         """Sizes of the preset with this config's own values in their place."""
