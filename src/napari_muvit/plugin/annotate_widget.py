@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -25,9 +24,9 @@ from napari_muvit.plugin.annotate_session import (
     OpenWindow,
     find_session,
 )
+from napari_muvit.plugin.annotate_thumbnails import THUMBNAIL_SIDE, Thumbnails, count_labels
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.class_list import ClassList
-from napari_muvit.plugin.crops import render_crop
 from napari_muvit.plugin.crops_thumbnails import pixmap, plain_icon
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
@@ -37,7 +36,6 @@ from napari_muvit.plugin.notices import log_surprise, notifies, sentence, show_h
 from napari_muvit.plugin.remembered import recall_own, remember
 
 SAVE_MS = 500
-THUMBNAIL_SIDE = 72
 LEVELS = (1, 2, 4, 8, 16, 32, 64)
 OUTDATED = "Counts and pictures are not up to date"
 
@@ -51,8 +49,8 @@ class AnnotateWidget(DockWidget):
         self._held = HeldSession()
         self.destroyed.connect(self._held.let_go)
         self._seen = -1
-        self._counter = LatestTask(_count)
-        self._painter = LatestTask(_Thumbnails().draw)
+        self._counter = LatestTask(count_labels)
+        self._painter = LatestTask(Thumbnails().draw)
         self._build()
         self._counter.finished.connect(self._on_counted)
         self._painter.finished.connect(self._on_thumbnails)
@@ -371,38 +369,3 @@ class AnnotateWidget(DockWidget):
             return
         for index, picture in enumerate(pictures[: self.list.count()]):
             self.list.item(index).setIcon(plain_icon(pixmap(picture, THUMBNAIL_SIDE)))
-
-
-def _count(store: Any) -> tuple[Any, dict[int, int]]:
-    """The store and its labelled pixels by class (runs in a thread)."""
-    return store, store.class_counts()
-
-
-class _Thumbnails:
-    """Pictures of windows with their labels; the image below is read once for each window."""
-
-    def __init__(self) -> None:
-        self._pictures: dict[Any, Any] = {}
-
-    def draw(
-        self, image: ResolvedImage, store: Any, places: tuple[Any, ...]
-    ) -> tuple[Any, list[Any]]:
-        """The store and one picture for each place (runs in a thread)."""
-        return store, [self._draw(image, store, place) for place in places]
-
-    def _draw(self, image: ResolvedImage, store: Any, place: Any) -> Any:
-        sides = np.asarray(place.size[-2:])
-        ratio = max(1, int(np.ceil(sides.max() / THUMBNAIL_SIDE)))
-        level = place.level * ratio
-        # Of a volume the window's middle plane.
-        plane = [low + n // 2 for low, n in zip(place.start[:-2], place.size[:-2], strict=True)]
-        start = [*plane, *(n // ratio for n in place.start[-2:])]
-        size = [*[1] * len(plane), *(max(1, n // ratio) for n in sides.tolist())]
-        key = (store.path, place)
-        if key not in self._pictures:
-            factors = np.array([1] * len(plane) + [level] * 2)
-            corner = np.asarray(start) * factors - 0.5
-            crop = image.pyramid.crop(corner=corner, levels=(level,), size=size)
-            self._pictures[key] = render_crop(crop.image[0], crop.valid[0], image.display)
-        labels = store.read(level, start, size).reshape(size[-2:])
-        return annotate.overlay(self._pictures[key], labels, store.classes)
