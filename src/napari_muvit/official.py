@@ -53,7 +53,8 @@ class SaveableModel(nn.Module):
         ------
         CheckpointError
             If the folder exists and `overwrite` is not set, or the official project has no
-            such model (``attention_mode="coarse_to_fine"``, ``token_coordinates="centre"``).
+            such model (``attention_mode="coarse_to_fine"``, ``token_coordinates="centre"``,
+            ``decoder_context="visible"``).
         """
         save_official(path, self, overwrite)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -93,3 +94,18 @@ def test_a_folder_without_a_run_is_not_found(tmp_path: Path) -> None:
     assert run_control.find_trained(tmp_path) is None
     assert not run_control.is_trained(tmp_path)
     assert not run_control.ask_run(tmp_path, "stop")
+
+
+def test_scores_are_dice_alone(tmp_path: Path) -> None:
+    """A temperature is no share, and would flatten the curves beside it."""
+    rows = [{"split": "val", "step": 5, "mdsc": 0.5, "loss": 1.0, "dice_nuclei": 0.6,
+             "temperature": 1.4}]
+    folder = write_config(tmp_path / "run")
+    run = SimpleNamespace(
+        kind="finetune", metrics=lambda: rows, previews=list,
+        status=lambda: SimpleNamespace(state="completed", step=5, steps=5, remaining=None,
+                                       message=""))
+    picture = runs.read_run(SimpleNamespace(RunFolder=lambda path: run), folder)
+    assert picture is not None
+    assert set(picture.scores) == {"mDSC", "Dice nuclei"}
+    assert set(picture.losses) == {"validation"}
