@@ -12,6 +12,14 @@ import torch
 from napari_muvit.errors import RunError
 from napari_muvit.models.kernels import KernelChoice, use_kernels
 
+WITHOUT_FLOAT64 = {"mps"}
+"""Kinds of devices that refuse float64: Apple GPUs."""
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 where a device has nothing wider."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
 
 @dataclass(frozen=True)
 class DeviceFact:

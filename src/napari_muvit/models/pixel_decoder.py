@@ -175,7 +175,7 @@ class PixelDecoder(nn.Module):
             (B, L, 2, A) world px.
         """
         grid = layers[0].shape[2:-1]
-        matrices = alignment(bbox, grid, layers[0].dtype)
+        matrices = alignment(bbox, grid, layers[0].dtype, layers[0].device)
         skips = [self._place(i, x, matrices) for i, x in enumerate(layers)]
         skips = skips[::-1] + [self.stem(_channels_last(image))]
         x: Tensor = self.bottom(skips[0])

@@ -16,20 +16,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from napari_muvit.models.devices import widest_float
 
-def alignment(bbox: Tensor, grid: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+
+def alignment(
+    bbox: Tensor, grid: Sequence[int], dtype: torch.dtype, device: torch.device | None = None,
+) -> list[Tensor]:
     """Interpolation matrices from each coarser level's patches to the finest level's.
 
     Row g holds the weights of the coarse patches around the centre of finest patch g; beyond
     the outermost centres the outermost patch counts alone.
+
+    Parameters
+    ----------
+    bbox
+        (B, L, 2, A) world px, on any device.
+    dtype, device
+        Of the matrices; by default they stay where the boxes are.
 
     Returns
     -------
     list of Tensor
         One (B, L - 1, G, G) for each axis.
     """
-    # Differences far from the origin need float64, which Apple GPUs lack.
-    boxes = bbox if bbox.device.type == "mps" else bbox.double()
+    boxes = bbox.to(widest_float(bbox.device))  # differences far from the origin need it
     finest, coarse = boxes[:, :1], boxes[:, 1:]
     matrices = []
     for axis, count in enumerate(grid):
@@ -38,7 +48,7 @@ def alignment(bbox: Tensor, grid: Sequence[int], dtype: torch.dtype) -> list[Ten
         place = (low_f - low_c) + _fractions(count, boxes) * (high_f - low_f)  # (B, L-1, G)
         index = (place / (high_c - low_c) * count - 0.5).clamp(0, count - 1)
         patches = torch.arange(count, dtype=boxes.dtype, device=boxes.device)
-        matrices.append((1 - (index[..., None] - patches).abs()).clamp(min=0).to(dtype))
+        matrices.append((1 - (index[..., None] - patches).abs()).clamp(min=0).to(device, dtype))
     return matrices
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import TokenCoordinates
+from napari_muvit.models.devices import widest_float
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,10 @@ def place_patches(
     origin
         (B, A) to be used instead.
     """
-    # Apple GPUs have no float64.
-    wide = torch.float32 if bbox.device.type == "mps" else torch.float64
+    wide = widest_float(bbox.device)
     given = bbox.dtype if bbox.is_floating_point() else torch.float32
-    given = torch.float32 if device.type == "mps" else given
+    if given == torch.float64:
+        given = widest_float(device)
     is_official = given == torch.float32 and policy == "span"
     if origin is None:
         far = bbox[:, coarsest]

@@ -32,7 +32,7 @@ def entropies(logits: Tensor, target: Tensor) -> Tensor:
         (B, *S) int64, class index or `losses.IGNORE`.
     """
     sums = [cross_entropy_sum(logits.float() / t, target) for t in TEMPERATURES]
-    return torch.stack(sums).double().cpu()
+    return torch.stack(sums).cpu().double()
 
 
 def best_temperature(sums: Tensor) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from napari_muvit.errors import MuvitError, RunError
+from napari_muvit.models.devices import widest_float
 from napari_muvit.training.parallel import Parallel
 
 Batch = dict[str, Tensor]
@@ -236,8 +237,8 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
     """`batch` on `device`, boxes in float64 wherever they are."""
     if device.type == "cpu":
         return batch
-    # Apple GPUs have no float64, and boxes must keep their precision until they are centred.
-    stay = torch.float64 if device.type == "mps" else None
+    # Where there is no float64, boxes must keep their precision until they are centred.
+    stay = None if widest_float(device) is torch.float64 else torch.float64
     # Only from pinned memory is a copy to a GPU not waited for.
     is_pinned = device.type == "cuda"
     return {k: v if v.dtype == stay else (v.pin_memory() if is_pinned and v.device.type == "cpu"

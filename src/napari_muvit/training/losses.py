@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_muvit.models.devices import widest_float
+
 IGNORE = -1
 """Value of `target` where nothing was judged."""
 
@@ -31,9 +33,10 @@ def judged_weight(target: Tensor, class_weights: Tensor | None = None) -> Tensor
         (K,) float, or None for 1 each.
     """
     judged = target[target != IGNORE]
+    wide = widest_float(target.device)
     if class_weights is None:
-        return torch.tensor(float(judged.numel()), dtype=torch.float64, device=target.device)
-    return class_weights.double()[judged].sum()
+        return torch.tensor(float(judged.numel()), dtype=wide, device=target.device)
+    return class_weights.to(wide)[judged].sum()
 
 
 def present_classes(target: Tensor, num_classes: int, background: int | None) -> Tensor:

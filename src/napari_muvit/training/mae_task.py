@@ -145,8 +145,8 @@ class MAETask:
         errors, weights, masked = self._errors(batch)
         levels = len(self.model.encoder.levels)
         level = masked // self._num_patches(batch)
-        sums = (errors * weights).sum(-1).double().cpu()
-        counts = weights.sum(-1).double().cpu()
+        sums = (errors * weights).sum(-1).cpu().double()
+        counts = weights.sum(-1).cpu().double()
         is_level = nn.functional.one_hot(level.cpu(), levels).double()
         per_level = [(part[..., None] * is_level).sum((0, 1)) for part in (sums, counts)]
         return torch.cat(per_level)

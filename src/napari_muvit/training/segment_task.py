@@ -103,7 +103,7 @@ class SegmentTask:
         coarse = batch["fraction_valid"][:, 1:].sum() if self.supervision else torch.zeros(())
         weights = self._weights_on(target.device)
         parts = (judged_weight(target, weights), present.sum(), coarse)
-        return torch.stack([part.double().cpu() for part in parts])
+        return torch.stack([part.cpu().double() for part in parts])
 
     def loss(self, batch: Batch, totals: Tensor) -> Tensor:
         """Weighted sum of cross-entropy, Dice and coarse class shares."""
@@ -142,9 +142,9 @@ class SegmentTask:
         weights = self._weights_on(logits.device)
         present = present_classes(target, logits.shape[1], self.background)
         losses = torch.stack([
-            cross_entropy_sum(logits, target, weights).double().cpu(),
-            judged_weight(target, weights).double().cpu(),
-            dice_sum(logits, target, present).double().cpu(), present.sum().double().cpu(),
+            cross_entropy_sum(logits, target, weights).cpu().double(),
+            judged_weight(target, weights).cpu().double(),
+            dice_sum(logits, target, present).cpu().double(), present.sum().cpu().double(),
         ])
         judged = target != IGNORE
         guess, truth = logits.argmax(1)[judged], target[judged]
@@ -152,7 +152,7 @@ class SegmentTask:
         counts = [torch.bincount(part, minlength=num)
                   for part in (truth[guess == truth], guess, truth)]
         return torch.cat(
-            [losses, *(part.double().cpu() for part in counts), entropies(logits, target)])
+            [losses, *(part.cpu().double() for part in counts), entropies(logits, target)])
 
     def metrics(self, scores: Tensor) -> dict[str, float]:
         """Mean Dice (mDSC), the loss, Dice per class, and the best temperature of the logits.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_muvit.errors import MuvitError, RunError
-from napari_muvit.models.devices import is_out_of_memory
+from napari_muvit.models.devices import is_out_of_memory, widest_float
 from napari_muvit.training.control import Control, StoppedError
 from napari_muvit.training.device import Numerics
 from napari_muvit.training.loader import Batch, move_batch, split_batch
@@ -125,10 +125,10 @@ class Stepper:
     def _attempt(
         self, batch: Batch, step: int, parts: int
     ) -> tuple[Tensor, Outcome, Exception | None]:
-        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        exact = widest_float(self.device)
         loss = torch.zeros((), dtype=exact, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        totals = self.sum(self.task.totals(batch))
+        totals = self.sum(self.task.totals(batch)).to(exact)
         try:
             with self.control.interruptible(self.task.modules), self._seeded(step):
                 for part in split_batch(batch, parts):
@@ -180,7 +180,7 @@ class Stepper:
 
     @torch.no_grad()
     def _is_finite(self, part: Batch) -> bool:
-        totals = self.task.totals(part)
+        totals = self.task.totals(part).to(widest_float(self.device))
         with self.numerics():
             return bool(torch.isfinite(self.task.loss(move_batch(part, self.device), totals)))
 
