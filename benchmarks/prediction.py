@@ -8,6 +8,7 @@ head    the whole pipeline with a UNETR head: share of reading, model and blendi
 memory  peak memory above the start for a sparse image of any size.
 seams   label changes across tile borders against those elsewhere, for trained models.
 processes  one process against two, each with one thread.
+presets  whole predictions of every preset, with full and with coarse-to-fine attention.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from experiments.memory import peak_bytes
+from prediction_presets import CASES, presets
 from prediction_processes import processes
 from prediction_seams import seams
 
@@ -295,6 +297,11 @@ def main() -> None:
     part = parts.add_parser("processes")
     part.set_defaults(run=processes)
     part.add_argument("--side", type=int, default=2208)
+    part = parts.add_parser("presets")
+    part.set_defaults(run=presets)
+    names = sorted({case.preset for case in CASES})
+    part.add_argument("--preset", nargs="+", choices=names, default=names)
+    part.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     given.run(given)
 

@@ -18,6 +18,11 @@ from napari_muvit.inference.spec import read_spec
 from .models import make_model
 
 
+@pytest.fixture(autouse=True)
+def _no_model_is_small(monkeypatch):
+    monkeypatch.setattr("napari_muvit.inference.spec.is_small", lambda *_: False)
+
+
 @pytest.fixture(scope="module")
 def model():
     return make_model((1, 2, 4), attention="coarse_to_fine")

@@ -13,7 +13,9 @@ import torch
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import CheckpointError, InputError, RunError
 from napari_muvit.inference.average import TURNS
-from napari_muvit.inference.device import Computing
+from napari_muvit.inference.device import Computing, is_small
+from napari_muvit.inference.engine import Engine
+from napari_muvit.inference.job import plan_job
 from napari_muvit.inference.lazy import predict
 from napari_muvit.inference.model_source import ModelSource, open_predictor, parse_model
 from napari_muvit.inference.predictor import ModelPredictor
@@ -167,3 +169,25 @@ def test_averaging_changes_a_real_model_and_counts(folder):
         predict(image(), PixelModel(make_spec()), average=3)
     with pytest.raises(InputError, match="90 degrees"):
         predict(image(), PixelModel(make_spec(size=(32, 16))), average=8)
+
+
+@pytest.mark.parametrize("attention", ["all", "coarse_to_fine"])
+def test_tiles_of_a_small_model_are_computed_together(attention):
+    pyramid = open_pyramid(image((150, 130)))
+    model = parse_model(make_model(attention=attention), device="cpu")
+    assert type(model) is ModelPredictor
+    job = plan_job(pyramid, model, tissue="none")
+    assert job.batch_size == 4
+    region = tuple(slice(0, n) for n in job.plan.shape)
+    found = Engine(job).compute(region).probabilities
+    alone = Engine(plan_job(pyramid, model, tissue="none", batch_size=1)).compute(region)
+    np.testing.assert_allclose(found, alone.probabilities, atol=1e-6)
+    part = (slice(24, 72), slice(24, 130))
+    again = Engine(job).compute(part).probabilities
+    assert again.tobytes() == found[(slice(None), *part)].tobytes()
+
+
+def test_how_large_a_small_model_is():
+    encoder = make_model().encoder  # width 32, patches of 8 px, two levels
+    assert is_small(encoder, (256, 256))
+    assert not is_small(encoder, (512, 512))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,15 +49,26 @@ def measure_kernels(encoder: Any, device: str, precision: Precision) -> Kernels:
 
     Small models are not worth a measurement.
     """
-    from napari_muvit.models.kernels import SMALL_PRODUCT
-
     if choose_device(device).type != "cpu":
         return PLAIN
-    grid = [n // p for n, p in zip(encoder.crop_size or (), encoder.patch_size, strict=False)]
-    tokens = math.prod(grid) * len(encoder.levels)
-    if precision == "fp32" and tokens * encoder.dim < SMALL_PRODUCT:
+    size = encoder.crop_size or ()
+    if precision == "fp32" and is_small(encoder, size):
         return PLAIN
-    return _measured(precision, encoder.dim, encoder.heads, tokens)
+    return _measured(precision, encoder.dim, encoder.heads, count_tokens(encoder, size))
+
+
+def is_small(encoder: Any, crop_size: Sequence[int]) -> bool:
+    """Whether the products of a nested crop are so small that calling them costs as much."""
+    from napari_muvit.models.kernels import SMALL_PRODUCT
+
+    return count_tokens(encoder, crop_size) * int(encoder.dim) < SMALL_PRODUCT
+
+
+def count_tokens(encoder: Any, crop_size: Sequence[int]) -> int:
+    """Tokens of a nested crop."""
+    grid = [n // p for n, p in zip(crop_size, encoder.patch_size, strict=False)]
+    patches: int = math.prod(grid)
+    return patches * len(encoder.levels)
 
 
 @functools.cache

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
 
 
+SMALL_BATCH = 4
+"""Tiles of a small model in one call on a CPU: 1.5 times as fast as one by one, as are more."""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """What to predict, and with what; picklable.
@@ -138,7 +142,7 @@ def plan_job(
     roi
         (2, A) world px: only pixels whose centre lies in this box are predicted.
     batch_size
-        Tiles in one call of the model; 1 on a CPU and 8 elsewhere by default.
+        Tiles in one call of the model; by default 8, on a CPU 1, and 4 of a small model.
 
     Raises
     ------
@@ -275,8 +279,10 @@ def measure_image(spec: ModelSpec, pyramid: Pyramid) -> Normalization:
 
 
 def default_batch(model: ModelSource | Predictor) -> int:
-    """Tiles in one call: batches only pay where a device has cores to spare."""
+    """Tiles in one call: more pay where a device has cores to spare, or a tile is little work."""
     device = getattr(model, "device", "cpu")
     if device == "auto":
         device = choose_device("auto")
-    return 1 if str(device) == "cpu" else 8
+    if str(device) == "cpu":
+        return SMALL_BATCH if model.spec.is_small else 1
+    return 8

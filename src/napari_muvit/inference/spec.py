@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_muvit.data.labels import ClassTable, make_classes
 from napari_muvit.errors import CheckpointError
+from napari_muvit.inference.device import is_small
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,9 @@ class ModelSpec:
         Names of the channels in training.
     fingerprint
         Equal for equal weights.
+    is_small
+        Whether a tile is too little work to keep one core busy: several are then computed in
+        one call, and none keeps what others could use.
     """
 
     levels: tuple[float, ...]
@@ -50,6 +54,7 @@ class ModelSpec:
     normalization: dict[str, Any] | None = field(default=None, hash=False)
     channel_names: tuple[str, ...] | None = None
     fingerprint: str = ""
+    is_small: bool = False
 
     def __post_init__(self) -> None:
         """Tell what was never predicted from what was judged to be background."""
@@ -113,16 +118,18 @@ def _read(encoder: Any, meta: Any, table: ClassTable, fingerprint: str) -> Model
             "for it. Set model.encoder.crop_size, for example to (256, 256)."
         )
     ndim = int(encoder.ndim)
+    size = _per_axis(crop_size, ndim)
     pixel_size = getattr(meta, "pixel_size", None)
     names = getattr(meta, "channel_names", None)
     return ModelSpec(
-        levels=tuple(encoder.levels), crop_size=_per_axis(crop_size, ndim), ndim=ndim,
+        levels=tuple(encoder.levels), crop_size=size, ndim=ndim,
         in_channels=int(encoder.in_channels), class_table=table,
         scaled_axes=_scaled_axes(getattr(meta, "scaled_axes", None), ndim)
         or getattr(encoder, "scaled_axes", None),
         pixel_size=tuple(pixel_size) if pixel_size else None,
         normalization=getattr(meta, "normalization", None) or None,
         channel_names=tuple(names) if names else None, fingerprint=fingerprint,
+        is_small=is_small(encoder, size),
     )
 
 
