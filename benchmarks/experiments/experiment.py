@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -284,7 +285,7 @@ def share_scores(curve: Sequence[tuple[int, float]], steps: int) -> dict[str, fl
     """
     found = {}
     ends = [step for step, _ in curve]
-    near = min((b - a for a, b in pairwise(ends)), default=steps) / 2
+    near = median([b - a for a, b in pairwise(ends)] or [steps]) / 2
     for share in SHARES:
         wanted = steps * share / 100
         step, value = min(curve, key=lambda point: abs(point[0] - wanted))

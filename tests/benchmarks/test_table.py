@@ -50,6 +50,11 @@ def test_scores_at_shares_of_the_samples():
         "val_10": 0.1, "val_25": 0.2, "val_50": 0.3, "val_75": 0.4, "val_100": 0.5}
 
 
+def test_a_short_last_interval_leaves_no_share_out():
+    curve = [*((step, step / 1600) for step in range(133, 1600, 133)), (1600, 1.0)]
+    assert share_scores(curve, 1600).keys() == {f"val_{n}" for n in (10, 25, 50, 75, 100)}
+
+
 def test_shares_before_the_first_validation_are_left_out(tmp_path):
     found = share_scores([(40, 0.1), (60, 0.2), (80, 0.3), (100, 0.4)], 100)
     assert found == {"val_50": 0.1, "val_75": 0.3, "val_100": 0.4}
