@@ -6,7 +6,14 @@ neither torch nor napari.
 
 from __future__ import annotations
 
+import os
+import sys
+
 from napari_muvit.lookup import lazy_names
+
+if sys.platform == "darwin":
+    # Torch reads it when it is loaded: what its Apple backend lacks is computed on the CPU.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 __version__ = "0.1.0"
 

@@ -14,6 +14,20 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+
+
+@pytest.mark.parametrize(("platform", "given", "wanted"), [
+    ("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, "None"),
+])
+def test_what_an_apple_gpu_lacks_is_left_to_the_cpu(platform, given, wanted):
+    environment = {name: value for name, value in os.environ.items() if name != FALLBACK}
+    environment |= {} if given is None else {FALLBACK: given}
+    code = (f"import os, sys; sys.platform = {platform!r}; import napari_muvit; "
+            f"assert 'torch' not in sys.modules; print(os.environ.get({FALLBACK!r}))")
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == wanted
 
 
 @pytest.mark.parametrize("has_float64", [True, False], ids=["like a GPU", "like an Apple GPU"])
