@@ -17,7 +17,9 @@ pretend.install(has_float64=os.environ.get("PRETEND_FLOAT64") == "1")
 from napari_muvit import api  # noqa: E402, after the device is known
 from napari_muvit.data.annotations import open_annotations  # noqa: E402
 from napari_muvit.inference.attention_view import attention_view  # noqa: E402
+from napari_muvit.inference.context import ContextPredictor  # noqa: E402
 from napari_muvit.inference.instant import InstantPrediction  # noqa: E402
+from napari_muvit.inference.model_source import parse_model  # noqa: E402
 from napari_muvit.models import devices  # noqa: E402
 
 SIDE = 96
@@ -63,6 +65,7 @@ def train(start: Any, folder: Path, options: dict[str, Any]) -> dict[str, np.nda
         scores[device] = {
             name: table[name].astype(float) for name in table.dtype.names
             if name.startswith(("loss", "dice", "mdsc", "temperature"))}
+    assert scores["auto"]
     for name, values in scores["auto"].items():
         np.testing.assert_allclose(values, scores["cpu"][name], rtol=1e-3, err_msg=name)
     return scores["auto"]
@@ -97,7 +100,9 @@ def test_an_autoencoder_trains(paths, folder, more):
 def test_a_run_goes_on(paths, folder, tmp_path):
     run = api.resume(str(folder / "visible" / "auto"), steps=5)
     run.wait()
-    assert run.folder.is_dir()
+    steps = np.genfromtxt(run.folder / "metrics.csv", delimiter=",", names=True, dtype=None,
+                          encoding="utf-8")["step"]
+    assert steps.max() == 5
 
 
 @pytest.mark.parametrize("more", [
@@ -136,6 +141,18 @@ def test_prediction_is_that_of_the_cpu(paths, folder, kind):
     np.testing.assert_array_equal(found, np.asarray(api.predict(paths["image"], model)))
     wanted = np.asarray(api.predict(paths["image"], run, device="cpu"))
     assert (found == wanted).mean() > 0.999
+
+
+def test_shared_contexts_are_those_of_the_cpu(paths, folder, monkeypatch):
+    monkeypatch.setattr("napari_muvit.inference.spec.is_small", lambda *_: False)
+    model = api.load_model(str(folder / "unetr" / "auto"))
+    found = []
+    for device, size in ((pretend.DEVICE, 8), ("cpu", 1)):
+        predictor = parse_model(model, device=device, kernels="torch")
+        assert type(predictor) is ContextPredictor
+        found.append(np.asarray(api.predict(
+            paths["image"], predictor, probabilities=True, batch_size=size)))
+    np.testing.assert_allclose(*found, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", [1, 4])

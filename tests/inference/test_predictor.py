@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from napari_muvit.config.options import PRESETS
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import CheckpointError, InputError, RunError
 from napari_muvit.inference.average import TURNS
 from napari_muvit.inference.device import Computing, is_small
 from napari_muvit.inference.engine import Engine
-from napari_muvit.inference.job import plan_job
+from napari_muvit.inference.job import default_batch, plan_job
 from napari_muvit.inference.lazy import predict
 from napari_muvit.inference.model_source import ModelSource, open_predictor, parse_model
 from napari_muvit.inference.predictor import ModelPredictor
 from napari_muvit.inference.spec import read_spec
+from napari_muvit.models.encoder import Encoder
 
 from .models import TABLE, make_model, save
 from .stubs import PixelModel, make_spec
@@ -187,7 +189,16 @@ def test_tiles_of_a_small_model_are_computed_together(attention):
     assert again.tobytes() == found[(slice(None), *part)].tobytes()
 
 
-def test_how_large_a_small_model_is():
-    encoder = make_model().encoder  # width 32, patches of 8 px, two levels
-    assert is_small(encoder, (256, 256))
-    assert not is_small(encoder, (512, 512))
+def test_an_average_takes_as_many_tiles_as_its_model():
+    model = parse_model(make_model(), device="cpu", average=2)
+    assert default_batch(model) == 4
+    model.predictor.computing = Computing(torch.device("meta"))
+    assert default_batch(model) == 8
+
+
+@pytest.mark.parametrize(("side", "wanted"), [(64, True), (96, False), (128, False)])
+def test_presets_of_small_crops_are_small_models(side, wanted):
+    sizes = PRESETS["tiny"]
+    encoder = Encoder(3, (1, 4, 16), sizes["patch_size"], dim=sizes["dim"],
+                      heads=sizes["heads"], num_layers=1, ndim=2)
+    assert is_small(encoder, (side, side)) == wanted

@@ -19,6 +19,7 @@ def test_narrower_models_learn_at_a_higher_rate():
     assert finetune_rate(16, 128) == 4 * finetune_rate(16, 512) == 4 * finetune_rate(16)
     assert pretrain_rate(48, 256) == 4 * pretrain_rate(48)
     assert pretrain_rate(48, 1024) == pretrain_rate(48) / 2
+    assert pretrain_rate(48, 64) == pretrain_rate(48, 128) == 16 * pretrain_rate(48)
 
 
 def test_warm_up_rises_to_the_highest_and_cosine_falls_to_nearly_zero():

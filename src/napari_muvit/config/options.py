@@ -211,7 +211,8 @@ class OptimizerOptions(Options):
         "Batch size", "Nested crops for each optimizer step.", group="Training", ge=1)] = 8
     learning_rate: Annotated[float | None, option(
         "Learning rate", "Highest learning rate; by default the paper's, scaled to the batch "
-        "size and to the width of the model.", group="Training", advanced=True, gt=0)] = None
+        "size and to the width of the model, in pretraining to its square.", group="Training",
+        advanced=True, gt=0)] = None
     weight_decay: Annotated[float, option(
         "Weight decay", "AdamW's weight decay.", group="Training", advanced=True, ge=0)] = 0.01
     warmup: Annotated[float, option(

@@ -152,8 +152,8 @@ class PredictConfig(Options):
         "Average", "Average over this many flips, and quarter turns if 8; takes as many times "
         "longer.", group="Tiles", advanced=True)] = 1
     batch_size: Annotated[int | None, option(
-        "Batch size", "Tiles in one call of the model; by default 8, on a CPU 1, and 4 of a "
-        "small model.", group="Tiles", advanced=True, ge=1)] = None
+        "Batch size", "Tiles in one call of the model; 8 by default, on a CPU 1, or 4 if the "
+        "model is small.", group="Tiles", advanced=True, ge=1)] = None
     probabilities: Annotated[bool, option(
         "Probabilities", "Write the probability of every class too.", group="Output")] = False
     confidence: Annotated[bool, option(

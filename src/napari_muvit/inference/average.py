@@ -79,6 +79,11 @@ class AveragedPredictor:
         self.spec: ModelSpec = predictor.spec
         self.turns = TURNS[:average]
 
+    @property
+    def device(self) -> Any:
+        """Where it runs."""
+        return getattr(self.predictor, "device", "cpu")
+
     def __call__(
         self, x: FloatImage, bbox: NDArray[np.float64], valid: NDArray[np.bool_]
     ) -> FloatImage:

@@ -18,6 +18,9 @@ Kernels = tuple[str, str, str]
 
 PLAIN: Kernels = ("torch", "torch", "fp32")
 
+SMALL_TILE = 50_000
+"""Tokens times width of a nested crop, below which several in one call are faster on a CPU."""
+
 
 def choose_device(name: str) -> torch.device:
     """The device that `name` means here; see `models.devices.choose_device`."""
@@ -49,19 +52,19 @@ def measure_kernels(encoder: Any, device: str, precision: Precision) -> Kernels:
 
     Small models are not worth a measurement.
     """
+    from napari_muvit.models.kernels import SMALL_PRODUCT
+
     if choose_device(device).type != "cpu":
         return PLAIN
-    size = encoder.crop_size or ()
-    if precision == "fp32" and is_small(encoder, size):
+    tokens = count_tokens(encoder, encoder.crop_size or ())
+    if precision == "fp32" and tokens * encoder.dim < SMALL_PRODUCT:
         return PLAIN
-    return _measured(precision, encoder.dim, encoder.heads, count_tokens(encoder, size))
+    return _measured(precision, encoder.dim, encoder.heads, tokens)
 
 
 def is_small(encoder: Any, crop_size: Sequence[int]) -> bool:
-    """Whether the products of a nested crop are so small that calling them costs as much."""
-    from napari_muvit.models.kernels import SMALL_PRODUCT
-
-    return count_tokens(encoder, crop_size) * int(encoder.dim) < SMALL_PRODUCT
+    """Whether a nested crop is so little work that a call costs about as much as its products."""
+    return count_tokens(encoder, crop_size) * int(encoder.dim) < SMALL_TILE
 
 
 def count_tokens(encoder: Any, crop_size: Sequence[int]) -> int:

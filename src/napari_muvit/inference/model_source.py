@@ -182,8 +182,7 @@ def _module(source: ModelSource) -> tuple[nn.Module, ModelSpec]:
 
 def _predictor(model: nn.Module, spec: ModelSpec, source: ModelSource) -> ModelPredictor:
     computing = Computing(choose_device(source.device), source.precision, source.kernels)
-    # A small model's call costs as much as its products: more tiles in each gain more.
-    is_shared = shares_context(model) and not spec.is_small
+    is_shared = shares_context(model) and not (spec.is_small and computing.device.type == "cpu")
     kind = ContextPredictor if is_shared else ModelPredictor
     return kind(model, spec, computing)
 

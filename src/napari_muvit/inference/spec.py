@@ -40,8 +40,8 @@ class ModelSpec:
     fingerprint
         Equal for equal weights.
     is_small
-        Whether a tile is too little work to keep one core busy: several are then computed in
-        one call, and none keeps what others could use.
+        Whether a tile is so little work that a CPU computes several in one call, and encodes
+        their coarse crops anew, which takes less time than sharing them.
     """
 
     levels: tuple[float, ...]

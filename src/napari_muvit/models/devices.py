@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from napari_muvit.errors import RunError
 from napari_muvit.models.kernels import KernelChoice, use_kernels
@@ -19,6 +20,15 @@ WITHOUT_FLOAT64 = {"mps"}
 def widest_float(device: torch.device) -> torch.dtype:
     """float64, or float32 where a device has nothing wider."""
     return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, waited for except on CUDA.
+
+    CUDA has read ordinary memory when the call returns. Apple's backend may read it later, after
+    it was freed and used anew (pytorch/pytorch issue 139550).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True)

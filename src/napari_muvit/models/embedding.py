@@ -20,6 +20,7 @@ from torch.nn import functional
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import TokenCoordinates, level_scales, parse_size
 from napari_muvit.models import kernels
+from napari_muvit.models.devices import copy_to
 from napari_muvit.models.layers import project, take
 from napari_muvit.models.tokens import (
     Patches,
@@ -153,7 +154,7 @@ class CropEmbedding(nn.Module):
         levels = self.levels[rows]
         if bbox is None:
             bbox = naive_boxes(self.scales[rows], size, self.token_coordinates)
-            bbox = bbox.to(device, non_blocking=True).expand(batch, -1, -1, -1)
+            bbox = copy_to(bbox, device).expand(batch, -1, -1, -1)
         check_boxes(bbox, batch, levels, self.ndim)
         is_wide = self.weight.dtype == torch.float64
         return place_patches(

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import TokenCoordinates
-from napari_muvit.models.devices import widest_float
+from napari_muvit.models.devices import copy_to, widest_float
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ def place_patches(
         is_near = (origin == 0).all(dim=1)[:, None, None]
         coords = torch.where(is_near, absolute.to(dtype), coords)
     return Places(
-        coords=coords.to(device, non_blocking=True),
-        absolute=absolute.to(device, non_blocking=True),
+        coords=copy_to(coords, device),
+        absolute=copy_to(absolute, device),
         origin=origin,
     )
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from napari_muvit.errors import MuvitError, RunError
-from napari_muvit.models.devices import widest_float
+from napari_muvit.models.devices import copy_to, widest_float
 from napari_muvit.training.parallel import Parallel
 
 Batch = dict[str, Tensor]
@@ -241,6 +241,6 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
     stay = None if widest_float(device) is torch.float64 else torch.float64
     # Only from pinned memory is a copy to a GPU not waited for.
     is_pinned = device.type == "cuda"
-    return {k: v if v.dtype == stay else (v.pin_memory() if is_pinned and v.device.type == "cpu"
-                                          else v).to(device, non_blocking=True)
+    return {k: v if v.dtype == stay else copy_to(
+                v.pin_memory() if is_pinned and v.device.type == "cpu" else v, device)
             for k, v in batch.items()}

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_muvit.models.devices import widest_float
 from napari_muvit.models.layers import take
 from napari_muvit.models.mae import MAE
 from napari_muvit.models.masking import MaskRule, draw_mask, mask_from_visible
@@ -97,7 +98,7 @@ class MAETask:
         if "valid" not in batch:
             return torch.tensor([self._num_masked(batch)], dtype=torch.float64)
         _, weights = self._masked_weights(batch)
-        return weights.sum(dtype=torch.float64)[None].cpu()
+        return weights.sum(dtype=widest_float(weights.device))[None].cpu().double()
 
     def _num_patches(self, batch: Batch) -> int:
         """Patches of one level."""

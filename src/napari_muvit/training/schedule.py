@@ -15,12 +15,12 @@ PAPER_WIDTH = 512
 def pretrain_rate(batch_size: int, width: int = PAPER_WIDTH) -> float:
     """Highest rate of pretraining: 1e-4 sqrt(B / 128), 6e-5 at the paper's batch of 48.
 
-    The square root is the official project's rule (its MAE's ``fit``). Narrower encoders take
-    the square of what `finetune_rate` gives them more: in the short runs that they are for, the
+    The square root is the official project's rule (its MAE's ``fit``). For narrower encoders the
+    factor of `finetune_rate` is squared, up to 16: in the short runs that they are for, the
     paper's rate, made for long ones, left much unlearned (docs/benchmarks.md).
     """
-    wider = PAPER_WIDTH / width
-    return 1e-4 * math.sqrt(batch_size / 128) * max(wider, wider**2)
+    factor = PAPER_WIDTH / width
+    return 1e-4 * math.sqrt(batch_size / 128) * max(factor, min(factor**2, 16.0))
 
 
 def finetune_rate(batch_size: int, width: int = PAPER_WIDTH) -> float:
