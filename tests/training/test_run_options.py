@@ -93,13 +93,13 @@ def test_intervals_and_epochs(pretrain_options):
 
 def test_learning_rate_follows_batch_size_and_width_unless_given(pretrain_options, tmp_path):
     peaks = []
-    changes = ({}, {"batch_size": 8}, {"dim": 96}, {"learning_rate": 0.5})
+    changes = ({}, {"batch_size": 8}, {"dim": 256}, {"learning_rate": 0.5})
     for number, changed in enumerate(changes):
         run = start_pretrain({**pretrain_options, "steps": 1, "warmup": 0.0, **changed,
                               "output": str(tmp_path / str(number))})
         peaks += [e.learning_rate for e in run if isinstance(e, StepEvent)]
-    rate = 1e-4 / 8 * 512 / 48
-    assert peaks == pytest.approx([rate, 2 * rate, rate / 2, 0.5])
+    rate = 1e-4 / 8 * 16  # the largest factor that a width gives
+    assert peaks == pytest.approx([rate, 2 * rate, rate / 4, 0.5])
 
 
 def test_number_of_validation_crops(pretrain_options, monkeypatch):
