@@ -15,6 +15,7 @@ from qtpy.QtCore import Qt
 
 from napari_muvit import api
 from napari_muvit.__main__ import main
+from napari_muvit.inference.live import LivePrediction
 from napari_muvit.plugin import predict_widget, remembered
 
 WAIT_MS = 60_000
@@ -58,6 +59,21 @@ def test_live_fills_the_view(widget: Any, viewer: Any, qtbot: Any) -> None:
     assert widget.session is None
     assert not widget.live.isChecked()
     assert is_complete(viewer)
+
+
+def test_live_starts_again_while_it_is_being_closed(
+    widget: Any, viewer: Any, qtbot: Any, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_live(widget, viewer, qtbot)
+    close, may_close = LivePrediction.close, threading.Event()
+    monkeypatch.setattr(LivePrediction, "close", lambda self: may_close.wait(60) and close(self))
+    widget.live.click()
+    widget.live.click()
+    qtbot.wait(300)
+    assert not widget.session.is_running
+    may_close.set()
+    qtbot.waitUntil(lambda: widget.session.is_running, timeout=WAIT_MS)
+    assert notices == []
 
 
 def test_confidence_lies_beside_the_labels(

@@ -39,6 +39,9 @@ STOPPED = "live prediction stopped: "
 FOLLOW_LOOKS = 20
 """Looks between two checks for a newer checkpoint."""
 
+_closing: list[threading.Thread] = []
+"""What lets go of engines, and of their caches."""
+
 
 class LiveSession(QObject):  # type: ignore[misc]
     """One live prediction of one image, with its layer.
@@ -167,6 +170,7 @@ class LiveSession(QObject):  # type: ignore[misc]
         # The model's thread is made by this one, and gives way as it does.
         lower_thread()
         importlib.import_module("pandas")  # napari's labels need it, and would load it in its loop
+        wait_for_closing()  # it may be the same image's cache
         self._placed = place_live(self._backend, self._desk, self._device)
         if self._placed.text:
             self.warned.emit(self._placed.text)
@@ -318,7 +322,15 @@ class LiveSession(QObject):  # type: ignore[misc]
 
 def close_later(close: Callable[[], None]) -> None:
     """Call `close`, which waits for a tile in progress, without making the viewer wait."""
-    threading.Thread(target=close, name="muvit-close", daemon=False).start()
+    thread = threading.Thread(target=close, name="muvit-close", daemon=False)
+    thread.start()
+    _closing[:] = [*(other for other in _closing if other.is_alive()), thread]
+
+
+def wait_for_closing() -> None:
+    """Wait, outside the GUI thread, until what is being closed has let go of its files."""
+    for thread in tuple(_closing):
+        thread.join()
 
 
 def model_date(folder: str) -> float:
