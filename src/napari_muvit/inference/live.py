@@ -59,8 +59,8 @@ class LivePrediction:
     ----------
     source, model, overlap, tissue, channels, t, z, image, batch_size, device, precision, threads, \
 kernels
-        See `predict`. Each tile shows as soon as it is done, first as far as its middle, and
-        blended with its neighbours as soon as they are there.
+        See `predict`. Each tile, of small models every four, shows as soon as it is done: first
+        as far as its middle, and blended with its neighbours as soon as they are there.
     cache
         Folder for caches, one for each image; used again at the next start. A temporary one by
         default.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from napari_muvit.inference.device import count_tokens
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.kernels import PLAIN, SMALL_PRODUCT, KernelChoice, choose_kernels
 from napari_muvit.training.device import Numerics
@@ -26,8 +26,7 @@ def choose_numerics(
     if device.type != "cpu":
         return Numerics(device, precision), []
     crop = encoder.crop_size or tuple(32 * side for side in encoder.patch_size)
-    grid = [size // side for size, side in zip(crop, encoder.patch_size, strict=True)]
-    tokens = math.prod(grid) * len(encoder.levels)
+    tokens = count_tokens(encoder, crop)
     sizes: dict[str, Any] = {
         "dim": encoder.dim, "heads": encoder.heads, "tokens": tokens, "is_training": True}
     if precision == "bf16":

@@ -20,7 +20,7 @@ def pretrain_rate(batch_size: int, width: int = PAPER_WIDTH) -> float:
     paper's rate, made for long ones, left much unlearned (docs/benchmarks.md).
     """
     factor = PAPER_WIDTH / width
-    return 1e-4 * math.sqrt(batch_size / 128) * max(factor, min(factor**2, 16.0))
+    return 1e-4 * math.sqrt(batch_size / 128) * min(max(factor, factor**2), 16.0)
 
 
 def finetune_rate(batch_size: int, width: int = PAPER_WIDTH) -> float:
