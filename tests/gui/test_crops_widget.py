@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtGui import QGuiApplication
 
-from napari_muvit.plugin.crops_layer import LAYER_NAME
+from napari_muvit.plugin.crops_layer import EDGE_PX, LAYER_NAME
 
 WAIT_MS = 60_000
 
@@ -78,6 +78,18 @@ def drag(viewer: Any, events: list[SimpleNamespace]) -> None:
         vars(event).update(vars(step))
         for generator in running:
             next(generator, None)
+
+
+def test_names_stand_one_above_the_other_where_boxes_are_small_on_the_screen(
+    viewer: Any, widget: Any
+) -> None:
+    layer = viewer.layers[LAYER_NAME]
+    for zoom, lines in ((0.01, [0, 1]), (20.0, [0, 0]), (0.01, [0, 1])):
+        viewer.scene.camera.zoom = zoom
+        assert list(layer.features["level"]) == ["level 1", "level 2"]
+        assert [text.strip() for text in layer.text.values] == ["level 1", "level 2"]
+        assert [text.count("\n") for text in layer.text.values] == lines
+        assert np.allclose(np.asarray(layer.edge_width) * zoom * 0.5, EDGE_PX)
 
 
 def test_click_places_the_crop(viewer: Any, widget: Any) -> None:

@@ -20,7 +20,7 @@ from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import crops
 from napari_muvit.plugin.background import LatestTask
-from napari_muvit.plugin.crops_layer import draw_boxes, edge_width
+from napari_muvit.plugin.crops_layer import draw_boxes, fit_to_zoom
 from napari_muvit.plugin.crops_samples import SampleDrawer, ShownSample
 from napari_muvit.plugin.crops_table import BoxTable
 from napari_muvit.plugin.crops_thumbnails import Thumbnails, read_pictures
@@ -334,7 +334,7 @@ class CropsWidget(DockWidget):
     def _on_zoom(self, event: Any = None) -> None:
         is_shown = self._shapes is not None and self._shapes in self.viewer.layers
         if is_shown and self.image is not None:
-            self._shapes.edge_width = edge_width(self.viewer, self.image.transform)
+            fit_to_zoom(self.viewer, self.image.transform, self._shapes)
 
     def _describe(self, boxes: Any) -> None:
         if self.image is None:
