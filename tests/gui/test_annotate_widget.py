@@ -203,6 +203,24 @@ def test_classes_are_named_coloured_added_and_kept(
     assert widget.classes.table.values == (1, 2)
 
 
+def test_a_new_class_does_not_inherit_the_strokes_of_a_removed_one(
+    viewer: Any, widget: Any, qtbot: Any, open_widget: Any
+) -> None:
+    widget.here.click()
+    layer = viewer.layers.selection.active
+    widget.classes.add.click()
+    assert layer.selected_label == 3
+    layer.data_setitem((np.array([4]), np.array([5])), 3)
+    widget.classes.remove.click()
+    widget.classes.add.click()
+    assert widget.classes.table.values == (1, 2, 4)
+    widget.classes.remove.click()
+    widget.picker.changed.emit()  # as when the image is chosen again: now the store tells
+    qtbot.waitUntil(lambda: 3 in widget.classes._counts, timeout=WAIT_MS)
+    widget.classes.add.click()
+    assert widget.classes.table.values == (1, 2, 4)
+
+
 def test_a_name_that_is_taken_is_refused(widget: Any, notices: list[str]) -> None:
     widget.here.click()
     widget.classes.rows.item(1, 1).setText("background")

@@ -57,6 +57,9 @@ def test_classes_are_added_changed_and_removed() -> None:
         LabelClass(v, f"c{v}", "#000000") for v in range(1, 256)))
     with pytest.raises(InputError, match="255"):
         annotate.add_class(full, LabelClass)
+    assert annotate.add_class(TABLE, LabelClass, {3, 4}).values == (1, 2, 5)
+    with pytest.raises(InputError, match="Rename a class"):
+        annotate.add_class(TABLE, LabelClass, range(256))
 
 
 def test_classes_for_new_values() -> None:

@@ -64,12 +64,27 @@ def label_colors(table: Any) -> dict[int | None, Color]:
 # -- class tables ------------------------------------------------------------------------
 
 
-def add_class(table: Any, make_class: Any) -> Any:
-    """`table` with one more class, with the lowest free value, a name and a colour."""
-    used = {*table.values, table.unlabelled, 0}
+def add_class(table: Any, make_class: Any, taken_values: Iterable[int] = ()) -> Any:
+    """`table` with one more class, with the lowest free value, a name and a colour.
+
+    Parameters
+    ----------
+    taken_values
+        Values that are free in the table but not in what is painted: a new class does not
+        inherit the strokes of one that was removed.
+
+    Raises
+    ------
+    InputError
+        If no value is left.
+    """
+    used = {*table.values, table.unlabelled, 0, *taken_values}
     value = next((v for v in range(1, 256) if v not in used), None)
     if value is None:
-        raise InputError("there are 255 classes, as many as a store holds. Remove one first.")
+        raise InputError(
+            "all 255 values that a store holds are classes, or were and may still be painted. "
+            "Rename a class instead."
+        )
     taken = {item.color for item in table.classes}
     color = next((c for c in PALETTE if c not in taken), PALETTE[value % len(PALETTE)])
     item = make_class(value, f"class {value}", color)

@@ -203,6 +203,7 @@ class AnnotateWidget(DockWidget):
     def _show_session(self) -> None:
         session = self.session
         table = self.backend.default_class_table() if session is None else session.store.classes
+        self.classes.start_over()
         if session is not None or self.classes.table is None:
             self.classes.show_table(table)
         self._seen = -1

@@ -45,6 +45,7 @@ class ClassList(QWidget):  # type: ignore[misc]
         super().__init__()
         self.table: Any = None
         self._counts: dict[int, int] = {}
+        self._removed: set[int] = set()
         self.rows = QTableWidget(0, 3)
         self.rows.setHorizontalHeaderLabels(["", "Class", "Share"])
         self.rows.setToolTip(
@@ -65,7 +66,10 @@ class ClassList(QWidget):  # type: ignore[misc]
         self.add.setToolTip("Add a class with the next free value.")
         self.add.clicked.connect(self._on_add)
         self.remove = QPushButton("Remove class")
-        self.remove.setToolTip("Take the chosen class off the table; its pixels are ignored.")
+        self.remove.setToolTip(
+            "Take the chosen class off the table; what is painted of it is ignored, and no new "
+            "class takes its value."
+        )
         self.remove.clicked.connect(self._on_remove)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -93,6 +97,11 @@ class ClassList(QWidget):  # type: ignore[misc]
         wanted = values.index(before) if before in values else min(1, len(values) - 1)
         self.rows.selectRow(wanted)
         self.rows.blockSignals(False)
+
+    def start_over(self) -> None:
+        """Know nothing of what is painted: another image is annotated."""
+        self._removed = set()
+        self._counts = {}
 
     def show_counts(self, counts: dict[int, int]) -> None:
         """Show each class's share of the labelled pixels."""
@@ -159,10 +168,12 @@ class ClassList(QWidget):  # type: ignore[misc]
     @notifies
     def _on_add(self, checked: bool = False) -> None:
         make_class = type(self.table.classes[0])
-        table = annotate.add_class(self.table, make_class)
+        table = annotate.add_class(self.table, make_class, self._removed | set(self._counts))
         self._change(table)
         self.choose(table.values[-1])
 
     @notifies
     def _on_remove(self, checked: bool = False) -> None:
-        self._change(annotate.remove_class(self.table, self.value))
+        value = self.value
+        self._change(annotate.remove_class(self.table, value))
+        self._removed.add(value)
