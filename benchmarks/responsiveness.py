@@ -288,7 +288,8 @@ def paths(middle: float) -> dict[str, Way]:
 def start_live(viewer: Any, model: Path, folder: Path, meter: GapMeter) -> Any:
     """A live session whose layer is there, and the gaps until then."""
     from napari_muvit.plugin import engine, predict
-    from napari_muvit.plugin.layers import image_choices, resolve_image
+    from napari_muvit.plugin.image_choices import image_choices
+    from napari_muvit.plugin.layers import resolve_image
     from napari_muvit.plugin.live import LiveSession
 
     backend = engine.default_backend()

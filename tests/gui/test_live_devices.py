@@ -13,7 +13,8 @@ import pytest
 from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.plugin import live, preferences
 from napari_muvit.plugin.devices import DeviceDesk
-from napari_muvit.plugin.layers import image_choices, resolve_image
+from napari_muvit.plugin.image_choices import image_choices
+from napari_muvit.plugin.layers import resolve_image
 from napari_muvit.plugin.live import LiveSession
 from napari_muvit.plugin.predict import LoadedModel
 

@@ -12,6 +12,8 @@ from qtpy.QtGui import QGuiApplication
 
 from napari_muvit import api
 from napari_muvit.plugin import sample_data
+from napari_muvit.plugin.image_choices import ImageChoice
+from napari_muvit.plugin.layers import resolve_image
 
 
 @pytest.fixture
@@ -70,13 +72,76 @@ def test_one_channel_of_several_is_what_is_meant(
     whole.sources.image.choose("two.ome.zarr (2 channels)")
     whole.sources.add_layer.click()
     assert whole.form.values()["channels"] is None
-    one = open_widget("MuViT: Fine-tune")
-    one.sources.channels_shown.emit(("GFP",))
-    assert one.form.values()["channels"] == ("GFP",)
-    whole.sources.image.choose("GFP")
+    viewer.layers["GFP"].name = "spots"  # the name is the user's
+    whole.sources.clear()
+    whole.sources.image.refresh()
+    whole.sources.image.choose("spots")
     whole.sources.add_layer.click()
+    assert whole.sources.images() == (str(store),)
     assert whole.form.values()["channels"] == ("GFP",)
     assert "reads the channel GFP alone" in notices[-1]
+    queue = open_widget("MuViT: Predict").queue
+    queue.sources.image.choose("spots")
+    queue.sources.add_layer.click()
+    assert queue.config(str(store.parent), "cpu").channels == ("GFP",)
+    queue.sources.image.choose("two.ome.zarr (2 channels)")
+    queue.sources.add_layer.click()
+    assert "read with GFP" in notices[-1]
+    assert len(queue.sources.images()) == 1
+
+
+def test_channels_keep_the_order_of_the_file_and_the_choice(
+    viewer: Any, store: Path, open_widget: Any
+) -> None:
+    viewer.open(str(store), plugin="napari-muvit")
+    crops = open_widget("MuViT: Crops")
+    crops.picker.choose("two.ome.zarr (2 channels)")
+    limits = [viewer.layers[name].contrast_limits for name in ("DAPI", "GFP")]
+    viewer.layers["GFP"].contrast_limits = (3, 4)
+    viewer.layers.move(0, 2)
+    assert [layer.name for layer in viewer.layers][:2] == ["GFP", "DAPI"]
+    assert crops.picker.choice.name == "two.ome.zarr (2 channels)"
+    assert [layer.name for layer in crops.picker.choice.layers] == ["DAPI", "GFP"]
+    image = crops.picker.resolve(api)
+    assert image.pyramid.channel_names == ("DAPI", "GFP")
+    assert [part.limits for part in image.display] == [tuple(limits[0]), (3, 4)]
+
+
+def test_memory_of_a_part_of_a_file_is_told_from_other_images(tmp_path: Path, viewer: Any) -> None:
+    """A layer of a file's pixels that no longer are what the file gives has its own memory."""
+    keys = []
+    for value in (1, 2):
+        path = tmp_path / f"{value}.ome.tif"
+        image = np.full((5, 64, 80), value, np.uint8)
+        tifffile.imwrite(path, image, metadata={"axes": "CYX"})
+        layer = viewer.add_image(image, name="all", metadata={"muvit_source": str(path)})
+        choice = ImageChoice(layer.name, (layer,))
+        found = resolve_image(choice, api, viewer.dims.point)
+        assert found.path is None
+        keys.append(found.key)
+    assert len(set(keys)) == 2
+    assert "None" not in keys
+
+
+def test_fine_tuning_reads_the_time_point_that_is_shown(
+    viewer: Any, tmp_path: Path, open_widget: Any, notices: list[str]
+) -> None:
+    path = tmp_path / "series.ome.tif"
+    tifffile.imwrite(path, np.zeros((4, 64, 80), np.uint8), metadata={"axes": "TYX"})
+    viewer.open(str(path), plugin="napari-muvit")
+    viewer.dims.set_point(0, 3)
+    widget = open_widget("MuViT: Pretrain")
+    sources, form = widget.sources, widget.form
+    sources.add_layer.click()
+    assert form.values()["t"] == 3
+    assert "time point 3" in notices[-1]
+    viewer.dims.set_point(0, 1)
+    sources.add_layer.click()
+    assert "reads time point 3 of all its images" in notices[-1]
+    assert len(sources.images()) == 1
+    sources.clear()
+    sources.add_layer.click()
+    assert form.values()["t"] == 1
 
 
 def test_single_picture(viewer: Any, tmp_path: Path) -> None:

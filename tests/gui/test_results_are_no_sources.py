@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from napari_muvit.plugin import features, features_layers, predict
-from napari_muvit.plugin.layers import ImageChoice, resolve_image
+from napari_muvit.plugin.image_choices import ImageChoice
+from napari_muvit.plugin.layers import resolve_image
 from napari_muvit.plugin.predict_layers import add_prediction
 from napari_muvit.plugin.preview_layer import show_preview
 

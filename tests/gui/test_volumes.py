@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_muvit import api
 from napari_muvit.plugin import predict_widget
@@ -187,3 +188,57 @@ def test_strokes_on_several_planes_teach_a_model_of_planes(
     model = api.load_model(str(tmp_path / "run"))
     assert model.encoder.ndim == 2
     assert model.num_classes == 2
+
+
+def test_every_time_point_is_annotated_on_its_own(
+    viewer: Any, tmp_path: Path, open_widget: Any, notices: list[str]
+) -> None:
+    path = tmp_path / "series.ome.tif"
+    tifffile.imwrite(path, np.zeros((4, 64, 80), np.uint8), metadata={"axes": "TYX"})
+    viewer.open(str(path), plugin="napari-muvit")
+    viewer.dims.set_point(0, 2)
+    widget = open_widget("MuViT: Annotate")
+    widget.here.click()
+    early = viewer.layers[-1]
+    viewer.dims.set_point(0, 3)
+    assert not early.visible
+    assert widget.session is None
+    widget.here.click()
+    late = viewer.layers[-1]
+    late.data_setitem((np.array([4]), np.array([5])), 1)
+    assert widget.session.store.path.name == "series_t3_annotations.ome.zarr"
+    assert api.open_annotations(api.open_pyramid(str(path), t=2), path=tmp_path / (
+        "series_t2_annotations.ome.zarr"), writable=False).class_counts() == {}
+    viewer.dims.set_point(0, 2)
+    assert early.visible
+    assert not late.visible
+    assert widget.session.store.path.name == "series_t2_annotations.ome.zarr"
+    tuned = open_widget("MuViT: Fine-tune")
+    tuned.sources.labels.prefer(lambda layer: layer.name == late.name)
+    tuned.sources.add_layer.click()
+    assert "of another time point" in notices[-1]
+    viewer.dims.set_point(0, 3)
+    tuned.sources.add_layer.click()
+    assert tuned.values()["t"] == 3
+    assert tuned.sources.label_paths()[0].endswith("series_t3_annotations.ome.zarr")
+
+
+def test_labels_of_another_image_are_refused_and_its_own_preferred(
+    viewer: Any, tmp_path: Path, open_widget: Any, notices: list[str]
+) -> None:
+    for name in "ab":
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((64, 80), np.uint8))
+        viewer.open(str(tmp_path / f"{name}.tif"), plugin="napari-muvit")
+    names = [layer.name for layer in viewer.layers]
+    annotate = open_widget("MuViT: Annotate")
+    for name in names:
+        annotate.picker.choose(name)
+        annotate.here.click()
+    sources = open_widget("MuViT: Fine-tune").sources
+    sources.image.choose(names[0])
+    sources.add_layer.click()
+    assert [Path(path).name[0] for path in (*sources.images(), *sources.label_paths())] == ["a"] * 2
+    sources.labels._combo.setCurrentText(f"{names[1]}: window 1")
+    sources.add_layer.click()
+    assert f"annotations of another image than {names[0]!r}" in notices[-1]
+    assert len(sources.images()) == 1

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from napari_muvit import api
-from napari_muvit.plugin.known_models import KnownModel, known_models, runs_folders
+from napari_muvit.plugin import known_models as models
+from napari_muvit.plugin.known_models import (
+    KnownModel,
+    known_models,
+    runs_folder,
+    runs_folders,
+)
 from napari_muvit.plugin.remembered import remember
 
 
@@ -68,3 +74,13 @@ def test_runs_are_looked_for_beside_the_image_and_where_the_last_ones_were(
     remember(None, runs="/shared/runs")
     assert runs_folders(image, "finetune") == [
         str(tmp_path / "muvit-runs"), "/far/finetune-1", "/shared/runs"]
+
+
+def test_runs_go_beside_the_image_and_never_into_a_folder_called_https(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert runs_folder(str(tmp_path / "a.tif")) == tmp_path / "muvit-runs"
+    monkeypatch.setattr(models, "recall", lambda *_: None)
+    assert runs_folder("https://example.org/x.ome.zarr") == Path.home() / "muvit-runs"
+    monkeypatch.setattr(models, "recall", lambda *_: str(tmp_path / "here"))
+    assert runs_folder("s3://bucket/x.ome.zarr") == tmp_path / "here"

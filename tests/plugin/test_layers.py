@@ -17,13 +17,13 @@ from napari.layers._source import layer_source
 
 from napari_muvit import api
 from napari_muvit.errors import InputError
-from napari_muvit.plugin import layer_copies, layers, stored_images
+from napari_muvit.plugin import image_choices, layer_copies, layers, stored_images
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 96), dtype=np.uint8)
 
 
 def resolve(*images: Any, point: tuple[float, ...] = (0, 0)) -> layers.ResolvedImage:
-    choice = layers.ImageChoice(images[0].name, images)
+    choice = image_choices.ImageChoice(images[0].name, images)
     return layers.resolve_image(choice, api, point)
 
 
@@ -123,7 +123,7 @@ def test_channels_of_one_file_are_one_image(tmp_path: Path) -> None:
     path = str(tmp_path / "gone.ome.zarr")
     with layer_source(path=path):
         members = [Image(PIXELS // n, name=f"c{n}", contrast_limits=(0, 100)) for n in (1, 2)]
-    choices = layers.image_choices(members)
+    choices = image_choices.image_choices(members)
     assert [choice.name for choice in choices] == ["gone.ome.zarr (2 channels)", "c1", "c2"]
     resolved = layers.resolve_image(choices[0], api, (0, 0))
     assert resolved.pyramid.shape == (2, 64, 96)
@@ -134,15 +134,15 @@ def test_channels_of_one_file_are_one_image(tmp_path: Path) -> None:
 
 def test_choices_offer_images_only() -> None:
     image, labels = Image(PIXELS, name="a"), Labels(np.zeros((4, 4), np.uint8))
-    result = Image(PIXELS, name="confidence", metadata={layers.RESULT_KEY: True})
-    assert [choice.name for choice in layers.image_choices([image, labels, result])] == ["a"]
+    result = Image(PIXELS, name="confidence", metadata={image_choices.RESULT_KEY: True})
+    assert [choice.name for choice in image_choices.image_choices([image, labels, result])] == ["a"]
 
 
 def test_layers_that_agree_are_channels_of_one_image() -> None:
     place = {"scale": (0.5, 0.5), "units": ("um", "um")}
     members = [Image(PIXELS // n, name=f"c{n}", **place) for n in (1, 2, 3)]
     elsewhere = Image(PIXELS, name="moved", translate=(1, 0), **place)
-    choices = layers.image_choices([*members, elsewhere])
+    choices = image_choices.image_choices([*members, elsewhere])
     assert [c.name for c in choices] == ["3 layers as channels", "c1", "c2", "c3", "moved"]
     resolved = layers.resolve_image(choices[0], api, (0, 0))
     assert resolved.path is None
@@ -156,7 +156,7 @@ def test_layers_that_agree_are_channels_of_one_image() -> None:
 def test_volume_and_its_plane() -> None:
     stack = np.stack([PIXELS // n for n in (1, 2, 3, 4)])
     layer = Image(stack, scale=(3, 1, 1), translate=(30, 0, 0))
-    choice = layers.ImageChoice("v", (layer,))
+    choice = image_choices.ImageChoice("v", (layer,))
     assert choice.has_depth
     volume = layers.resolve_image(choice, api, (36, 0, 0), 3)
     assert volume.plane == {}
@@ -169,16 +169,16 @@ def test_volume_and_its_plane() -> None:
 
 def test_series_has_no_depth() -> None:
     layer = Image(np.zeros((4, 8, 8), np.uint8), axis_labels=("t", "y", "x"))
-    assert not layers.ImageChoice("series", (layer,)).has_depth
+    assert not image_choices.ImageChoice("series", (layer,)).has_depth
 
 
 def test_arrays_in_memory_are_told_apart() -> None:
     images = [Image(PIXELS), Image(PIXELS[::-1].copy()),
               Image(da.from_array(PIXELS)), Image(da.from_array(PIXELS + 1))]
-    marks = [layers.ImageChoice("a", (image,)).identity for image in images]
+    marks = [image_choices.ImageChoice("a", (image,)).identity for image in images]
     assert len(set(marks)) == 4
-    assert layers.ImageChoice("other", (Image(PIXELS.copy()),)).identity == marks[0]
-    stacks = [layers.ImageChoice("a", (images[0], image)) for image in images[1:3]]
+    assert image_choices.ImageChoice("other", (Image(PIXELS.copy()),)).identity == marks[0]
+    stacks = [image_choices.ImageChoice("a", (images[0], image)) for image in images[1:3]]
     prints = [layers.resolve_image(stack, api, (0, 0)).pyramid.fingerprint for stack in stacks]
     assert prints[0] != prints[1]
 
@@ -187,7 +187,7 @@ def test_copy_of_an_image_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(stored_images, "cache_folder", lambda: tmp_path)
     place = {"scale": (0.5, 0.5), "units": ("um", "um")}
     members = [Image(PIXELS // n, name=f"c{n}", **place) for n in (1, 2)]
-    choice = layers.ImageChoice("a/b c", tuple(members))
+    choice = image_choices.ImageChoice("a/b c", tuple(members))
     source = layer_copies.image_source(choice, api, (0, 0))
     assert source.store is not None
     assert not Path(source.path).exists()
@@ -206,7 +206,7 @@ def test_copy_of_labels_follows_their_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored_images, "cache_folder", lambda: tmp_path)
-    image = layers.ImageChoice("image", (Image(PIXELS),))
+    image = image_choices.ImageChoice("image", (Image(PIXELS),))
     labels = Labels(np.zeros((64, 96), np.uint8), name="drawn")
     first = layer_copies.labels_source(labels, image, api, (0, 0))
     labels.data[5, 7] = 2

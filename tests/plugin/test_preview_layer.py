@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_muvit.plugin.layers import image_choices
+from napari_muvit.plugin.image_choices import image_choices
 from napari_muvit.plugin.preview_layer import show_preview
 
 napari = pytest.importorskip("napari.components")

@@ -11,9 +11,9 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "napari_muvit.plugin.annotate_session": ("open_annotation_window",),
     "napari_muvit.plugin.features_layers": ("show_features", "show_attention"),
-    "napari_muvit.plugin.console": ("show_crops", "live_prediction", "lazy_labels"),
+    "napari_muvit.plugin.console": (
+        "show_crops", "open_annotation_window", "live_prediction", "lazy_labels"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

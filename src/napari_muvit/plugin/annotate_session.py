@@ -13,25 +13,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from napari_muvit.errors import InputError
-from napari_muvit.plugin import engine
 from napari_muvit.plugin.annotate import (
     ImportHistory,
     centre_of,
     fitting_level,
     label_colors,
     shown_box,
-    store_path,
     window_size,
 )
+from napari_muvit.plugin.annotate_times import TimeWindows
 from napari_muvit.plugin.camera import center_view
+from napari_muvit.plugin.image_choices import IMAGE_KEY, SOURCE_KEY
 from napari_muvit.plugin.label_layers import class_features
-from napari_muvit.plugin.layer_copies import whole_image
-from napari_muvit.plugin.layers import (
-    SOURCE_KEY,
-    ResolvedImage,
-    image_choices,
-)
+from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.notices import notifies
 
 METADATA_KEY = "muvit_annotations"
@@ -117,14 +111,20 @@ class OpenWindow:
 class AnnotationSession:
     """The annotation store of one image and its open windows.
 
+    Parameters
+    ----------
+    layer
+        A layer of the image, which tells the time point that the sliders stand at.
+
     Attributes
     ----------
     num_changed
         Grows with every change, so that displays know when to look again.
     """
 
-    def __init__(self, store: Any, image: ResolvedImage) -> None:
+    def __init__(self, store: Any, image: ResolvedImage, layer: Any) -> None:
         self.store, self.image = store, image
+        self._times = TimeWindows(layer, image.plane.get("t"))
         self.windows: dict[str, OpenWindow] = {}
         self.num_changed = 0
         self.overview: Any = None
@@ -159,7 +159,7 @@ class AnnotationSession:
         layer = viewer.add_labels(
             window.labels, name=f"{self.image.name}: {window.place.name}", multiscale=False,
             opacity=0.6, **{**place, "scale": window.factor, "translate": window.offset},
-            metadata={SOURCE_KEY: str(self.store.path)}, **self._look(),
+            metadata=self._origin(), **self._look(),
         )
         if layer.data is not window.labels:
             window.labels = layer.data
@@ -167,7 +167,13 @@ class AnnotationSession:
         self.windows[window.place.name] = opened
         # napari keeps no more than a weak tie to this method; twice is once.
         viewer.layers.events.removed.connect(self._on_removed)
+        viewer.dims.events.point.connect(self._on_time)
         return opened
+
+    @notifies
+    def _on_time(self, event: Any) -> None:
+        """Another plane or time point may be shown."""
+        self._times.follow(event.source, [opened.layer for opened in self.windows.values()])
 
     @notifies
     def _on_removed(self, event: Any) -> None:
@@ -219,7 +225,7 @@ class AnnotationSession:
         layer = viewer.add_labels(
             arrays if several else arrays[0], name=f"{self.image.name}: all annotations",
             multiscale=several, opacity=0.4, **self.image.transform.layer_kwargs(),
-            metadata={SOURCE_KEY: str(self.store.path)}, **self._look(),
+            metadata=self._origin(), **self._look(),
         )
         layer.editable = False
         if active is not None:
@@ -234,6 +240,11 @@ class AnnotationSession:
             coarsest = data[-1] if self.overview.multiscale else data
             coarsest[...] = self.store.arrays.arrays[-1][...]
             self.overview.refresh()
+
+    def _origin(self) -> dict[str, Any]:
+        """Where what a layer shows lies, and which image it belongs to."""
+        whose = (self.image.key, self.image.plane.get("t"))
+        return {SOURCE_KEY: str(self.store.path), IMAGE_KEY: whose}
 
     def _look(self) -> dict[str, Any]:
         """Colours and names of the classes, as labels layers take them."""
@@ -344,44 +355,3 @@ def find_session(layers: Iterable[Any], path: Any) -> AnnotationSession | None:
             if is_window and session.store.path == path:
                 return session
     return None
-
-
-def open_annotation_window(
-    viewer: Any, layer: Any = None, *, level: int | None = None, folder: str = "",
-    backend: Any = None,
-) -> Any:
-    """Open a window to paint in over what the viewer shows of an image; for the console.
-
-    Parameters
-    ----------
-    layer
-        The image layer; the newest image by default.
-    level
-        Downsampling factor at which to paint; what fits the view by default.
-    folder
-        Where the annotations lie; beside the image by default.
-
-    Returns
-    -------
-    napari.layers.Labels
-        The window's layer; what is painted in it is saved by itself.
-
-    Raises
-    ------
-    InputError
-        If there is no image, or the view does not show it.
-    """
-    backend = engine.default_backend() if backend is None else backend
-    choices = [c for c in image_choices(viewer.layers) if layer is None or layer in c.layers]
-    if not choices:
-        raise InputError("the viewer has no such image layer. Open an image first.")
-    image = whole_image(choices[-1], backend, viewer.dims.point)
-    path = store_path(backend, image, folder)
-    session = find_session(viewer.layers, path)
-    if session is None:
-        session = AnnotationSession(backend.open_annotations(image.pyramid, path=path), image)
-    opened = session.open_at_view(viewer, choices[-1].layers[0], level)
-    if opened is None:
-        session.close()
-        raise InputError("the view shows no part of the image. Move the image into the view.")
-    return opened.layer

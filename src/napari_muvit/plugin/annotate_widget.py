@@ -25,13 +25,15 @@ from napari_muvit.plugin.annotate_session import (
     find_session,
 )
 from napari_muvit.plugin.annotate_thumbnails import THUMBNAIL_SIDE, Thumbnails, count_labels
+from napari_muvit.plugin.annotate_times import time_shown
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.class_list import ClassList
 from napari_muvit.plugin.crops_thumbnails import pixmap, plain_icon
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.image_choices import NUM_AXES
 from napari_muvit.plugin.instant_panel import InstantPanel
-from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
+from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.notices import log_surprise, notifies, sentence, show_hint
 from napari_muvit.plugin.remembered import recall_own, remember
 
@@ -61,6 +63,7 @@ class AnnotateWidget(DockWidget):
         self._timer.timeout.connect(self._on_timer)
         self._timer.start(SAVE_MS)
         self.listen(self.viewer.layers.events.removed, self._on_removed)
+        self.listen(self.viewer.dims.events.point, self._on_time)
         self._on_image()
 
     @property
@@ -159,8 +162,18 @@ class AnnotateWidget(DockWidget):
             remember(self.image.key, annotations=self.folder.path)
         self._open_known()
 
+    def _on_time(self, event: Any = None) -> None:
+        """Another time point of a series is shown: it has annotations of its own."""
+        choice = self.picker.choice
+        if self.image is None or choice is None or "t" not in self.image.plane:
+            return
+        shown = time_shown(choice.layers[0], self.viewer.dims)
+        if shown is not None and shown != self.image.plane["t"]:
+            self._on_image()
+
     def _open_known(self) -> None:
         """The annotations that the image already has."""
+        self._show_session()
         if self.image is not None:
             path = annotate.store_path(self.backend, self.image, self.folder.path)
             known = find_session(self.viewer.layers, path)
@@ -178,7 +191,8 @@ class AnnotateWidget(DockWidget):
         except MuvitError as error:
             self.note.setText(sentence(error))
             raise
-        self._held.take(AnnotationSession(store, image))
+        if self.picker.choice is not None:
+            self._held.take(AnnotationSession(store, image, self.picker.choice.layers[0]))
 
     def require_session(self) -> AnnotationSession:
         """The session of the chosen image; begins its store if there is none."""

@@ -14,7 +14,7 @@ from napari_muvit.config import PRESETS, FinetuneConfig, PretrainConfig, RunConf
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.plugin.crops import first_crops
 from napari_muvit.plugin.devices import DESK, DeviceDesk, training_words
-from napari_muvit.plugin.layers import NUM_AXES
+from napari_muvit.plugin.image_choices import NUM_AXES
 
 BYTES_PER_WEIGHT = 16
 """A float32 weight, its gradient and the two averages of AdamW."""

@@ -14,17 +14,13 @@ from numpy.typing import ArrayLike
 
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import crops, engine, predict
+from napari_muvit.plugin.annotate import store_path
+from napari_muvit.plugin.annotate_session import AnnotationSession, find_session
 from napari_muvit.plugin.crops_layer import draw_boxes
+from napari_muvit.plugin.image_choices import RESULT_KEY, ImageChoice, image_choices
 from napari_muvit.plugin.label_layers import class_kwargs
 from napari_muvit.plugin.layer_copies import whole_image
-from napari_muvit.plugin.layers import (
-    RESULT_KEY,
-    ImageChoice,
-    ResolvedImage,
-    image_choices,
-    resolve_image,
-    visible_box,
-)
+from napari_muvit.plugin.layers import ResolvedImage, resolve_image, visible_box
 
 
 def show_crops(
@@ -50,6 +46,48 @@ def show_crops(
         (middle if center is None else np.asarray(center, np.float64)).tolist()
     )
     return draw_boxes(viewer, image.transform, choice.levels, choice.boxes())
+
+
+def open_annotation_window(
+    viewer: Any, layer: Any = None, *, level: int | None = None, folder: str = "",
+    backend: Any = None,
+) -> Any:
+    """Open a window to paint in over what the viewer shows of an image; for the console.
+
+    Parameters
+    ----------
+    layer
+        The image layer; the newest image by default.
+    level
+        Downsampling factor at which to paint; what fits the view by default.
+    folder
+        Where the annotations lie; beside the image by default.
+
+    Returns
+    -------
+    napari.layers.Labels
+        The window's layer; what is painted in it is saved by itself.
+
+    Raises
+    ------
+    InputError
+        If there is no image, or the view does not show it.
+    """
+    backend = engine.default_backend() if backend is None else backend
+    choices = [c for c in image_choices(viewer.layers) if layer is None or layer in c.layers]
+    if not choices:
+        raise InputError("the viewer has no such image layer. Open an image first.")
+    image = whole_image(choices[-1], backend, viewer.dims.point)
+    path = store_path(backend, image, folder)
+    session = find_session(viewer.layers, path)
+    if session is None:
+        store = backend.open_annotations(image.pyramid, path=path)
+        session = AnnotationSession(store, image, choices[-1].layers[0])
+    opened = session.open_at_view(viewer, choices[-1].layers[0], level)
+    if opened is None:
+        session.close()
+        raise InputError("the view shows no part of the image. Move the image into the view.")
+    return opened.layer
 
 
 def live_prediction(

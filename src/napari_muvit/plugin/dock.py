@@ -24,16 +24,8 @@ from qtpy.QtWidgets import (
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import engine
-from napari_muvit.plugin.layers import (
-    NUM_AXES,
-    RESULT_KEY,
-    ImageChoice,
-    ResolvedImage,
-    ViewerTransform,
-    image_choices,
-    resolve_image,
-    viewer_place,
-)
+from napari_muvit.plugin.image_choices import NUM_AXES, RESULT_KEY, ImageChoice, image_choices
+from napari_muvit.plugin.layers import ResolvedImage, ViewerTransform, resolve_image, viewer_place
 from napari_muvit.plugin.notices import show_hint
 
 
@@ -184,11 +176,11 @@ class ImagePicker(QWidget):  # type: ignore[misc]
         self._combo.blockSignals(True)
         self._combo.clear()
         self._combo.addItems(names)
-        kept = _same(before, self._choices)
+        kept = None if before is None else _same(before, self._choices)
         self._combo.setCurrentIndex(kept if kept is not None else len(names) - 1)
         self._combo.blockSignals(False)
         self._combo.setEnabled(bool(names))
-        if kept is None:
+        if kept is None or before is None or ids_of(self._choices[kept]) != ids_of(before):
             self.changed.emit()
 
     def resolve(self, backend: Any, num_axes: int = NUM_AXES) -> ResolvedImage | None:
@@ -266,6 +258,12 @@ class LayerPicker(QWidget):  # type: ignore[misc]
 class LabelsPicker(LayerPicker):
     """A list of the labels layers."""
 
+    def prefer(self, is_wanted: Callable[[Any], bool]) -> None:
+        """Choose the newest layer that is wanted, unless the chosen one is."""
+        wanted = [index for index, layer in enumerate(self._layers) if is_wanted(layer)]
+        if wanted and self._combo.currentIndex() not in wanted:
+            self._combo.setCurrentIndex(wanted[-1])
+
 
 class RegionPicker(LayerPicker):
     """A list of the Shapes layers, of which a rectangle limits what is done."""
@@ -301,14 +299,18 @@ class RegionPicker(LayerPicker):
         return np.stack([np.min(points, axis=0), np.max(points, axis=0)])
 
 
-def _same(choice: ImageChoice | None, among: list[ImageChoice]) -> int | None:
-    if choice is None:
-        return None
-    wanted = [layer.unique_id for layer in choice.layers]
+def _same(choice: ImageChoice, among: list[ImageChoice]) -> int | None:
+    """Where the choice of the same layers is, in whatever order they are now."""
+    wanted = sorted(ids_of(choice))
     for index, other in enumerate(among):
-        if [layer.unique_id for layer in other.layers] == wanted:
+        if sorted(ids_of(other)) == wanted:
             return index
     return None
+
+
+def ids_of(choice: ImageChoice) -> list[Any]:
+    """What tells the layers of a choice, in their order, from others."""
+    return [layer.unique_id for layer in choice.layers]
 
 
 def row(*parts: QWidget | QLayout | str) -> QHBoxLayout:

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import console, engine, features
 from napari_muvit.plugin.devices import DESK, Placing
-from napari_muvit.plugin.layers import RESULT_KEY, ResolvedImage, visible_box
+from napari_muvit.plugin.image_choices import RESULT_KEY
+from napari_muvit.plugin.layers import ResolvedImage, visible_box
 from napari_muvit.plugin.notices import show_hint
 
 

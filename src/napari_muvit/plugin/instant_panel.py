@@ -17,9 +17,9 @@ from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.devices import DESK, DeviceDesk
 from napari_muvit.plugin.dock import row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.image_choices import RESULT_KEY
 from napari_muvit.plugin.instant_engine import InstantAnswer, InstantEngine, InstantRequest
 from napari_muvit.plugin.label_layers import class_kwargs
-from napari_muvit.plugin.layers import RESULT_KEY
 from napari_muvit.plugin.live_layers import find_live
 from napari_muvit.plugin.notices import notifies, sentence, show_failure
 from napari_muvit.plugin.preferences import preference

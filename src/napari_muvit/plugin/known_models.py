@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QComboBox
 from napari_muvit.errors import MuvitError
 from napari_muvit.plugin.background import LatestTask
 from napari_muvit.plugin.dock import DockWidget
-from napari_muvit.plugin.layers import ImageChoice
+from napari_muvit.plugin.image_choices import ImageChoice
 from napari_muvit.plugin.live import model_date
 from napari_muvit.plugin.notices import notifies, show_failure
 from napari_muvit.plugin.remembered import recall, recall_own
@@ -96,9 +96,20 @@ def _known_model(
     return KnownModel(folder, date, is_here)
 
 
+def runs_folder(image: str) -> Path:
+    """Where runs on an image go unless told otherwise: beside it.
+
+    Those on an image of the web go where the last runs went, or into the user's home.
+    """
+    if "://" not in image:
+        return Path(image).expanduser().absolute().parent / RUNS_FOLDER
+    last = recall(None, "runs")
+    return Path(str(last)) if last else Path.home() / RUNS_FOLDER
+
+
 def runs_folders(image: str | None, verb: str) -> list[str]:
     """Where runs on an image are likely: beside it, and wherever the last ones were."""
-    beside = [] if image is None else [str(Path(image).absolute().parent / RUNS_FOLDER)]
+    beside = [] if image is None else [str(runs_folder(image))]
     last = [recall_own(image, f"{verb}_run"), recall(None, "runs")]
     return [*beside, *(str(folder) for folder in last if folder)]
 

@@ -7,9 +7,8 @@ of the canvas and of the cursor, in the layer's units. World px (full-resolution
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,9 @@ from numpy.typing import ArrayLike
 
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.geometry import FloatArray
-from napari_muvit.plugin.layer_arrays import arrays_of, identity_of, open_arrays, shape_of
+from napari_muvit.plugin.image_choices import NUM_AXES, ImageChoice, file_channels, lead_names
+from napari_muvit.plugin.layer_arrays import open_arrays, shape_of
 from napari_muvit.plugin.stored_images import stored_copy
-
-SOURCE_KEY = "muvit_source"
-"""Key of a layer's metadata under which this plugin's readers note the path."""
-
-RESULT_KEY = "muvit_result"
-"""Key of the metadata of layers that show a result, which are no images or labels to work on."""
-
-NUM_AXES = 2
-"""Spatial axes of a plane of the image, (y, x); a volume has three."""
 
 
 @dataclass(frozen=True)
@@ -152,79 +143,6 @@ def _cosines(linear: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class ImageChoice:
-    """One image in the viewer: a layer, or several layers that are its channels."""
-
-    name: str
-    layers: tuple[Any, ...]
-
-    @property
-    def path(self) -> str | None:
-        """File or URL that the layers were read from; None for memory and for several files."""
-        paths = {source_path(layer) for layer in self.layers}
-        return paths.pop() if len(paths) == 1 else None
-
-    @property
-    def has_depth(self) -> bool:
-        """Whether the image is a stack of planes along z."""
-        layer = self.layers[0]
-        lead = layer.ndim - NUM_AXES
-        return "z" in _lead_names(layer)[:lead] and shape_of(layer)[lead - 1] > 1
-
-    @property
-    def key(self) -> str:
-        """What choices for this image are remembered under."""
-        return self.path or self.identity
-
-    @property
-    def identity(self) -> str:
-        """A digest of the pixels (of a sample of them), which names images without a file."""
-        return identity_of([array for layer in self.layers for array in arrays_of(layer)[:1]])
-
-
-def source_path(layer: Any) -> str | None:
-    """File or URL that `layer` shows, None for layers made in memory."""
-    path = layer.metadata.get(SOURCE_KEY) or layer.source.path
-    return None if path is None else str(path)
-
-
-def image_choices(layers: Iterable[Any]) -> list[ImageChoice]:
-    """The images among `layers`, newest last; channels come as one choice as well.
-
-    Layers are channels of one image when they were read from the same path and agree in
-    shape and place. All layers that agree in shape, type and place can be taken as the
-    channels of one image too. Each layer alone follows.
-    """
-    from napari.layers import Image
-
-    images = [layer for layer in layers
-              if isinstance(layer, Image) and RESULT_KEY not in layer.metadata]
-    files: dict[Any, list[Any]] = {}
-    alike: dict[Any, list[Any]] = {}
-    for layer in images:
-        path, place = source_path(layer), (shape_of(layer), _place(layer))
-        is_channel = not layer.rgb
-        files.setdefault((path, place) if path and is_channel else id(layer), []).append(layer)
-        if is_channel:
-            alike.setdefault((place, str(layer.dtype), len(arrays_of(layer))), []).append(layer)
-    stacks = [members for members in alike.values() if len(members) > 1]
-    choices = [ImageChoice(f"{len(members)} layers as channels", tuple(members))
-               for members in stacks if members not in files.values()]
-    for members in files.values():
-        if len(members) > 1:
-            name = f"{PurePath(str(source_path(members[0]))).name} ({len(members)} channels)"
-            choices.append(ImageChoice(name, tuple(members)))
-        choices += [ImageChoice(member.name, (member,)) for member in members]
-    return choices
-
-
-def _place(layer: Any) -> tuple[float, ...]:
-    corner = layer.data_to_world(np.zeros(layer.ndim))
-    end = layer.data_to_world(np.ones(layer.ndim))
-    return tuple(round(float(value), 9) for value in (*corner, *end))
-
-
-@dataclass(frozen=True)
 class ChannelDisplay:
     """How the viewer shows one channel: contrast limits and the colour of its upper end."""
 
@@ -297,7 +215,7 @@ def resolve_image(
         path = stored_copy(choice.name, identity, plane.get("t"))
     pyramid = _reopen(choice, path, backend, plane, num_axes)
     if pyramid is None:
-        path = None
+        path, identity = None, choice.identity
         pyramid = open_arrays(choice, backend, plane, transform)
     display = () if first.rgb else tuple(_display(layer) for layer in choice.layers)
     return ResolvedImage(choice.name, pyramid, transform, display, path, plane, identity)
@@ -316,7 +234,7 @@ def plane_index(
     point = np.concatenate([np.zeros(max(0, missing)), point])
     index = np.round(layer.world_to_data(point)[:lead]).astype(int)
     top = np.asarray(shape_of(layer)[:lead]) - 1
-    names = _lead_names(layer)
+    names = lead_names(layer)
     if len(names) < layer.ndim - NUM_AXES:
         raise InputError(
             f"layer {layer.name!r} has {layer.ndim} axes; an image may have t, z, y and x. "
@@ -326,25 +244,14 @@ def plane_index(
     return {name: int(i) for name, i in shown}
 
 
-def _lead_names(layer: Any) -> list[str]:
-    """Names of the axes before (y, x): t or z."""
-    lead = layer.ndim - NUM_AXES
-    names = [str(label).lower() for label in layer.axis_labels[:lead]]
-    if not all(name in {"t", "z"} for name in names):
-        names = ["t", "z"][-lead:] if lead else []
-    return names
-
-
 def _reopen(
     choice: ImageChoice, path: str | None, backend: Any, plane: dict[str, int], num_axes: int
 ) -> Any:
     """The pyramid read from a file of the layers; None where it shows something else."""
     if path is None:
         return None
-    first = choice.layers[0]
-    channels = None if first.rgb or len(choice.layers) > 1 else [first.name]
     index = plane if choice.path is not None else {k: v for k, v in plane.items() if k != "t"}
-    for arguments in ({"channels": channels, **index}, index):
+    for arguments in ({"channels": file_channels(choice), **index}, index):
         try:
             pyramid = backend.open_pyramid(path, **arguments)
         except (MuvitError, OSError, ValueError):

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from napari_muvit.plugin.image_choices import RESULT_KEY
 from napari_muvit.plugin.label_layers import class_kwargs
-from napari_muvit.plugin.layers import RESULT_KEY, ResolvedImage
+from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.predict_layers import CONFIDENCE, LIVE
 
 LIVE_KEY = "muvit_live"

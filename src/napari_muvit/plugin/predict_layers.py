@@ -10,8 +10,9 @@ import numpy as np
 
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import predict
+from napari_muvit.plugin.image_choices import RESULT_KEY, SOURCE_KEY
 from napari_muvit.plugin.label_layers import class_kwargs, level_arrays
-from napari_muvit.plugin.layers import RESULT_KEY, SOURCE_KEY, ResolvedImage, visible_box
+from napari_muvit.plugin.layers import ResolvedImage, visible_box
 
 WHOLE, IN_VIEW = STILL_KINDS = "prediction", "prediction in view"
 LIVE, CONFIDENCE = LIVE_KINDS = "live prediction", "live confidence"

@@ -12,6 +12,8 @@ from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.errors import InputError
 from napari_muvit.plugin.dock import DockWidget
 from napari_muvit.plugin.fold import Fold
+from napari_muvit.plugin.layer_copies import LayerSource
+from napari_muvit.plugin.notices import show_hint
 from napari_muvit.plugin.predict import FOLDER
 from napari_muvit.plugin.sources_picker import SourcesPicker
 
@@ -35,6 +37,8 @@ class PredictQueue(Fold):
         layout.setContentsMargins(0, 0, 0, 0)
         self.sources = SourcesPicker(dock, with_labels=False, title="Images to predict")
         self.sources.changed.connect(self.changed)
+        self.sources.accept = self._take_part
+        self._channels: tuple[str, ...] = ()
         self.start = QPushButton("Predict all")
         self.start.setToolTip(
             "Predict these images one after another, each to an OME-Zarr in the folder "
@@ -44,6 +48,25 @@ class PredictQueue(Fold):
         layout.addWidget(self.sources)
         layout.addWidget(self.start)
         self.addWidget(inside)
+
+    def _take_part(self, source: LayerSource) -> None:
+        """Read the channels that the layer shows, where its file has others.
+
+        Raises
+        ------
+        InputError
+            If the images before are read with other channels.
+        """
+        if self.sources.images() and source.channels != self._channels:
+            before = ", ".join(self._channels) or "all channels"
+            raise InputError(
+                f"{source.name!r} shows {', '.join(source.channels) or 'all channels'} of its "
+                f"file; the images in the queue are read with {before}. Predict those first, or "
+                "remove them."
+            )
+        self._channels = source.channels
+        if source.channels:
+            show_hint(f"The channel {', '.join(source.channels)} is read alone, as the layer does.")
 
     def config(self, model: str, device: str) -> PredictConfig:
         """What ``api.predict_images`` is to do.
@@ -64,6 +87,7 @@ class PredictQueue(Fold):
         folder.mkdir(parents=True, exist_ok=True)
         return parse_config(PredictConfig, {
             "images": images, "model": model, "output": str(output), "device": device,
+            "channels": self._channels or None,
         })
 
 

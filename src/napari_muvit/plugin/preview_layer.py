@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_muvit.plugin.layers import RESULT_KEY
+from napari_muvit.plugin.image_choices import RESULT_KEY
 
 GAP = 0.05
 """Distance from the images, as a share of their height."""

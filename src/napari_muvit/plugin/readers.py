@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from napari_muvit.plugin import engine
+from napari_muvit.plugin.image_choices import CHANNEL_KEY, SOURCE_KEY
 from napari_muvit.plugin.label_layers import class_kwargs, level_arrays
-from napari_muvit.plugin.layers import SOURCE_KEY
+from napari_muvit.plugin.stored_images import is_zarr
 
 LayerData = tuple[Any, dict[str, Any], str]
 
 CHANNEL_COLORS = ("magenta", "green", "cyan", "yellow", "red", "blue")
-FOLDER_MARKS = ("zarr.json", ".zgroup", ".zattrs")
 LIMITS_PX = 1 << 20
 """Most pixels that are looked at to find contrast limits."""
 
@@ -28,7 +28,7 @@ def get_reader(path: str | list[str]) -> Callable[[Any], list[LayerData]] | None
     if not isinstance(path, str):
         return None
     folder = Path(path)
-    if folder.is_dir() and not any((folder / mark).exists() for mark in FOLDER_MARKS):
+    if folder.is_dir() and not is_zarr(folder):
         return None
     return read_layers
 
@@ -76,6 +76,9 @@ def _channel(
         "colormap": channel_color(pyramid, index),
         "blending": "additive" if several else "translucent_no_depth",
     }
+    if several:
+        # its name is the user's to change
+        kwargs["metadata"] = {**common["metadata"], CHANNEL_KEY: (index, pyramid.num_channels)}
     return level_arrays(single, pyramid.axes[1:]), kwargs, "image"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from qtpy.compat import isalive
@@ -21,7 +22,13 @@ from qtpy.QtWidgets import (
 from napari_muvit.errors import InputError
 from napari_muvit.plugin.background import Job
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, LabelsPicker, row, wrapped_label
-from napari_muvit.plugin.layer_copies import LayerSource, image_source, labels_source, store_all
+from napari_muvit.plugin.layer_copies import (
+    LayerSource,
+    belongs,
+    image_source,
+    labels_source,
+    store_all,
+)
 from napari_muvit.plugin.notices import notifies, show_failure
 
 MAX_ROWS_SHOWN = 4
@@ -43,13 +50,14 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
     -------
     changed
         Other images than before are listed.
-    channels_shown
-        Names of the channels that the layer shows which is about to be added; the rest of its
-        file is not meant.
+
+    Attributes
+    ----------
+    accept
+        Told what is about to be added, of whose file the layer may show a part; may refuse it.
     """
 
     changed = Signal()
-    channels_shown = Signal(object)
 
     def __init__(
         self, dock: DockWidget, with_labels: bool, title: str = "Images of the run"
@@ -59,6 +67,7 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         self.job: Job | None = None
         self._saving: list[LayerSource] = []
         self.with_labels = with_labels
+        self.accept: Callable[[LayerSource], None] = lambda source: None
         self.image = ImagePicker(dock, "An image in the viewer to add.")
         self.labels: LabelsPicker | None = None
         layout = QVBoxLayout(self)
@@ -68,6 +77,7 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         if with_labels:
             self.labels = LabelsPicker(dock, "The labels layer that belongs to the image.")
             form.addRow("Labels", self.labels)
+            self.image.changed.connect(self._match_labels)
         layout.addLayout(form)
         self.add_layer = QPushButton("Add layer")
         self.add_layer.setToolTip(
@@ -134,6 +144,14 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         self._fit()
 
     @notifies
+    def _match_labels(self) -> None:
+        """Choose labels that belong to the image, if those chosen are another image's."""
+        choice = self.image.choice
+        if choice is not None and self.labels is not None:
+            point = self._dock.viewer.dims.point
+            self.labels.prefer(lambda layer: belongs(layer, choice, point))
+
+    @notifies
     def _on_add_layer(self, checked: bool = False) -> None:
         choice, dock = self.image.choice, self._dock
         if choice is None:
@@ -145,8 +163,7 @@ class SourcesPicker(QWidget):  # type: ignore[misc]
         sources = [image_source(choice, dock.backend, point)]
         if labels is not None:
             sources.append(labels_source(labels, choice, dock.backend, point))
-        if sources[0].channels:
-            self.channels_shown.emit(sources[0].channels)
+        self.accept(sources[0])
         if any(source.store is not None for source in sources):
             self._save_copies(sources)
         else:

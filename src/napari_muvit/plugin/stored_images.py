@@ -18,6 +18,14 @@ SMALLEST_SIDE = 256
 """Coarser arrays are written until the longer side is no longer than this."""
 
 
+STORE_MARKS = ("zarr.json", ".zgroup", ".zattrs")
+
+
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder is a zarr store."""
+    return any((folder / mark).exists() for mark in STORE_MARKS)
+
+
 def copies_folder() -> Path:
     """Where copies and the annotations of images in memory are kept."""
     return cache_folder() / "images"

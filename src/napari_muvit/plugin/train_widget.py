@@ -19,6 +19,8 @@ from napari_muvit.plugin.config_form import ConfigForm
 from napari_muvit.plugin.devices import DESK, DeviceDesk
 from napari_muvit.plugin.dock import DockWidget, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
+from napari_muvit.plugin.known_models import runs_folder
+from napari_muvit.plugin.layer_copies import LayerSource, part_options
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
 from napari_muvit.plugin.preferences import preferred_options
 from napari_muvit.plugin.remembered import recall, remember
@@ -42,6 +44,7 @@ class TrainWidget(DockWidget):
         self.control: Any = None
         self.job: Job | None = None
         self._is_paused = False
+        self._part: dict[str, Any] = {}
         self._desk = desk
         self._leave: Callable[[], None] | None = None
         self._build()
@@ -93,7 +96,7 @@ class TrainWidget(DockWidget):
     def _build_options(self) -> None:
         self.sources = SourcesPicker(self, with_labels=self.verb == "finetune")
         self.sources.changed.connect(self._on_sources)
-        self.sources.channels_shown.connect(self._on_channels)
+        self.sources.accept = self._take_part
         self.options.addWidget(self.sources)
         self.form = ConfigForm(self.kind, skip={"images", "labels", "output"})
         self.form.set_values(preferred_options())
@@ -166,10 +169,10 @@ class TrainWidget(DockWidget):
     def _on_sources(self) -> None:
         images = self.sources.images()
         if images and not self.output.path:
-            parent = Path(images[0]).expanduser().resolve().parent / "muvit-runs"
-            self.output.line.setText(str(runs.free_folder(parent, self.verb)))
+            free = runs.free_folder(runs_folder(images[0]), self.verb)
+            self.output.line.setText(str(free))
             known = recall(images[0], self.verb)
-            self.form.set_values(known or {})
+            self.form.set_values({**(known or {}), **self._part})
             if known is None:
                 self._proposer.request(self.backend, images[0])
         self._on_changed()
@@ -184,14 +187,12 @@ class TrainWidget(DockWidget):
             self.form.set_values(proposed)
             self._on_changed()
 
-    def _on_channels(self, names: tuple[str, ...]) -> None:
-        """Learn from the channel that the layer shows, where its file has others too."""
-        if self.form.values()["channels"] is None:
-            self.form.set_values({"channels": names})
-            show_hint(
-                f"The run reads the channel {', '.join(names)} alone, as the layer does. Empty "
-                "the option Channels for all of them."
-            )
+    def _take_part(self, source: LayerSource) -> None:
+        """Learn from the channel and time point that the layer shows, where its file has others."""
+        self._part, said = part_options(source, self.form.values(), not self.sources.images())
+        self.form.set_values(self._part)
+        if said:
+            show_hint(said)
 
     def _on_changed(self) -> None:
         """Check what the form says, and say what is wrong before anything starts."""
@@ -228,7 +229,7 @@ class TrainWidget(DockWidget):
         shown = self.view.picture
         if shown is not None and shown.can_resume:
             return shown.folder
-        folder = Path(self.output.path).expanduser()
+        folder = Path(self.output.path)
         # What is shown may be a moment old: only a run that is seen to be complete stays so.
         is_complete = (shown is not None and shown.state == "completed"
                        and shown.folder.absolute() == folder.absolute())
