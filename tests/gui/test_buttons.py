@@ -18,6 +18,7 @@ from skimage.io import imsave
 
 from napari_muvit import api
 from napari_muvit.plugin import run_control
+from napari_muvit.plugin.folder_picker import FolderPicker
 
 WAIT_MS = 60_000
 HERE = Path(__file__).parent
@@ -216,3 +217,20 @@ def test_following_a_training_is_switched_by_its_box(viewer: Any, open_widget: A
     widget = open_widget("MuViT: Predict")
     widget.follow.click()
     assert widget.follow.isChecked()
+
+
+@pytest.mark.one_viewer
+def test_a_typed_folder_is_meant_from_the_home_or_from_here(
+    qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    picker = FolderPicker("A folder.")
+    qtbot.addWidget(picker)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for typed, meant in (
+        (" ~/runs ", str(tmp_path / "runs")), ("runs/a", str(tmp_path / "runs" / "a")),
+        ("", ""), ("hf://owner/model", "hf://owner/model"),
+    ):
+        picker.set_path(typed)
+        assert picker.path == meant

@@ -79,6 +79,25 @@ def test_a_region_has_an_output_of_its_own(
     assert notices[-1].startswith("'tissue: prediction' is hidden")
 
 
+def test_an_empty_output_is_the_run_folder_and_a_folder_gets_a_store(
+    viewer: Any, widget: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    widget.folder.set_path(str(tmp_path / "run"))
+    qtbot.waitUntil(lambda: widget.model is not None, timeout=WAIT_MS)
+    for _ in range(2):
+        widget.output.set_path("")
+        widget.whole.click()
+        qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+        assert Path(widget.output.path) == tmp_path / "run" / "predictions" / "tissue.ome.zarr"
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "notes.txt").write_text("mine", encoding="utf-8")
+    widget.output.set_path(str(results))
+    widget.whole.click()
+    qtbot.waitUntil(lambda: is_idle(widget), timeout=WAIT_MS)
+    assert f"in {results / 'tissue.ome.zarr'}" in widget.note.text()
+
+
 def test_cancel(viewer: Any, widget: Any, backend: Any, qtbot: Any, tmp_path: Path) -> None:
     backend.hold.clear()
     widget.output.set_path(str(tmp_path / "labels.ome.zarr"))

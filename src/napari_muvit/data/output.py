@@ -277,7 +277,7 @@ def read_facts(path: str | Path) -> dict[str, Any] | None:
     if not isinstance(facts, Mapping):
         raise RunExistsError(
             f"{folder} already exists and is no prediction, and nothing is overwritten. Choose "
-            "another output, or remove it first."
+            "another output, for example a new name in that folder."
         )
     return dict(facts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QWidget
 
@@ -28,7 +30,18 @@ class FolderPicker(QWidget):  # type: ignore[misc]
 
     @property
     def path(self) -> str:
-        return str(self.line.text()).strip()
+        """Whole path of the folder, or its address on the web; empty where none is named.
+
+        Napari may be started anywhere, so that a relative path is one from where it was started
+        this time.
+        """
+        text = str(self.line.text()).strip()
+        if not text or "://" in text:
+            return text
+        try:
+            return str(Path(text).expanduser().absolute())
+        except RuntimeError:  # the home of somebody who is not known here
+            return str(Path(text).absolute())
 
     def set_path(self, path: str) -> None:
         """Show `path` and report it if it is new."""
@@ -38,7 +51,7 @@ class FolderPicker(QWidget):  # type: ignore[misc]
     def show_path(self, path: str) -> None:
         """Show `path` without reporting it."""
         self.line.setText(path)
-        self._reported = path
+        self._reported = self.path
 
     def _on_edited(self) -> None:
         if self.path != self._reported:

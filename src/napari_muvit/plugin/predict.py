@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray, aligned_offset, default_scaled_axes
-from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
+from napari_muvit.plugin.image_choices import NUM_AXES
+from napari_muvit.plugin.layers import ResolvedImage
+from napari_muvit.plugin.stored_images import is_zarr
 
 Slices = tuple[slice, ...]
 
@@ -287,6 +289,19 @@ def default_output(
         stem = f"{stem}_{low}_to_{high}"
     folder = Path(model_folder)
     return folder / FOLDER / f"{stem}.ome.zarr"
+
+
+def output_in(path: str, own: Path) -> Path:
+    """The store that is meant by `path`: itself, or one in it if it is a folder of something else.
+
+    Parameters
+    ----------
+    own
+        What the store is called unless told otherwise.
+    """
+    given = Path(path)
+    is_store = given.suffix == ".zarr" or is_zarr(given)
+    return given / own.name if given.is_dir() and not is_store else given
 
 
 def failed_text(failed: int, num_images: int = 1) -> str:

@@ -284,17 +284,17 @@ class PredictWidget(DockWidget):
         predict.check_fit(model, image)
         backend, device = self.backend, self.device.currentText()
         region = self.region.box(image.transform, self.viewer.dims.point)
-        if self.output.path == self._own_output:  # nobody chose it: each region has its own
-            self._own_output = str(predict.default_output(image, model.folder, region))
-            self.output.line.setText(self._own_output)
-        output = Path(self.output.path)
+        own = predict.default_output(image, model.folder, region)
+        if self.output.path in ("", self._own_output):  # nobody chose it: each region has its own
+            self._own_output = str(own)
+            self.output.show_path(self._own_output)
+        output = predict.output_in(self.output.path, own)
         output.parent.mkdir(parents=True, exist_ok=True)
         box = predict.roi_of(region, image.pyramid, model)
 
         def generate() -> Iterator[Any]:
             return iter(backend.predict_to_zarr(
-                image.pyramid, model.folder, output, device=device, roi=box
-            ))
+                image.pyramid, model.folder, output, device=device, roi=box))
 
         self._start(generate, finish=lambda: self._show_store(output, image, model))
 

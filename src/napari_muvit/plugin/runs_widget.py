@@ -177,7 +177,7 @@ class RunsWidget(DockWidget):
             self._look()
 
     def _runs_folder(self) -> Path:
-        return Path(self.parent_folder.path).expanduser()
+        return Path(self.parent_folder.path)
 
     def _look(self) -> None:
         """Look what runs there are now, while somebody can see it."""
