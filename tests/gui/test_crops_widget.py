@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtGui import QGuiApplication
 
+from napari_muvit.plugin.camera import center_view
 from napari_muvit.plugin.crops_layer import EDGE_PX, LAYER_NAME
 
 WAIT_MS = 60_000
@@ -113,6 +114,43 @@ def test_dragging_elsewhere_pans(viewer: Any, widget: Any) -> None:
     path = [mouse("mouse_press", 50, 50), mouse("mouse_move", 80, 90)]
     drag(viewer, [*path, mouse("mouse_release", 80, 90)])
     assert np.allclose(widget.choice.center, (300, 300))
+
+
+def test_painting_leaves_the_crops_alone(viewer: Any, widget: Any) -> None:
+    labels = viewer.add_labels(np.zeros((600, 800), np.uint8), scale=(0.5, 0.5))
+    widget.move_to((200, 300))
+    labels.mode = "paint"
+    drag(viewer, [mouse("mouse_press", 50, 60), mouse("mouse_release", 50, 60)])
+    drag(viewer, [mouse("mouse_press", 200, 300), mouse("mouse_move", 100, 90)])
+    assert widget.choice.center == (200, 300)
+    labels.mode = "pan_zoom"
+    drag(viewer, [mouse("mouse_press", 50, 60), mouse("mouse_release", 50, 60)])
+    assert np.allclose(widget.choice.center, (50, 60))
+
+
+def test_boxes_wait_for_the_flat_view(viewer: Any, widget: Any, notices: list[str]) -> None:
+    viewer.add_image(np.zeros((4, 600, 800), np.uint8), name="volume", units=("um",) * 3)
+    widget.picker.choose("tissue")
+    viewer.dims.ndisplay = 3
+    widget.centre.click()
+    widget.size.setValue(128)
+    viewer.scene.camera.zoom *= 2
+    assert "flat view" in widget.note.text()
+    assert notices == []
+    viewer.dims.ndisplay = 2
+    assert "flat view" not in widget.note.text()
+    boxes = widget.choice.boxes()
+    shapes = viewer.layers[LAYER_NAME].data
+    assert np.allclose(np.ptp(shapes[0], axis=0), boxes[0, 1] - boxes[0, 0])
+
+
+def test_place_in_view_knows_axes_that_are_swapped(viewer: Any, widget: Any) -> None:
+    viewer.dims.order = (1, 0)
+    viewer.scene.camera.center = (0, 100, 25)  # x, then y
+    widget.centre.click()
+    assert np.allclose(widget.choice.center, (50, 200))
+    center_view(viewer, widget.image.transform, (80, 300))
+    assert np.allclose(viewer.scene.camera.center[-2:], (150, 40))
 
 
 def test_follows_the_cursor_inside_the_image(viewer: Any, widget: Any) -> None:

@@ -129,6 +129,21 @@ def test_follows_the_view_and_keeps_what_was_clicked(
     widget.follow.setChecked(False)
 
 
+def test_follows_the_slider_to_another_plane(widget: Any, viewer: Any, qtbot: Any) -> None:
+    planes = np.random.default_rng(0).integers(0, 255, (3, 256, 320), dtype=np.uint8)
+    viewer.add_image(planes, name="stack", scale=(1, 0.5, 0.5), units=("um",) * 3)
+    widget.picker.choose("stack")
+    viewer.dims.set_point(0, 0)
+    compute(widget, viewer, qtbot)
+    before = widget.maps[1].values.copy()
+    widget.follow.setChecked(True)
+    viewer.dims.set_point(0, 2)
+    qtbot.waitUntil(
+        lambda: is_idle(widget) and not np.allclose(widget.maps[1].values, before),
+        timeout=WAIT_MS)
+    widget.follow.setChecked(False)
+
+
 def test_training_keeps_the_graphics_card(
     widget: Any, viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,13 +20,15 @@ from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 from napari_muvit.plugin import crops
 from napari_muvit.plugin.background import LatestTask
+from napari_muvit.plugin.camera import is_navigating, view_center
 from napari_muvit.plugin.crops_layer import draw_boxes, fit_to_zoom
 from napari_muvit.plugin.crops_samples import SampleDrawer, ShownSample
 from napari_muvit.plugin.crops_table import BoxTable
 from napari_muvit.plugin.crops_thumbnails import Thumbnails, read_pictures
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
+from napari_muvit.plugin.image_choices import NUM_AXES
 from napari_muvit.plugin.layer_copies import shown_channels
-from napari_muvit.plugin.layers import NUM_AXES, ResolvedImage
+from napari_muvit.plugin.layers import ResolvedImage
 from napari_muvit.plugin.notices import notifies, sentence, show_failure, show_hint
 from napari_muvit.plugin.remembered import remember
 
@@ -60,6 +62,7 @@ class CropsWidget(DockWidget):
         self.listen_mouse(self.viewer.mouse_move_callbacks, self._on_move)
         self.listen(self.viewer.scene.camera.events.zoom, self._on_zoom)
         self.listen(self.viewer.dims.events.point, self._on_plane)
+        self.listen(self.viewer.dims.events.ndisplay, self.update_crop)
         self._on_image()
 
     def _build(self) -> None:
@@ -263,9 +266,7 @@ class CropsWidget(DockWidget):
     @notifies
     def _on_centre(self, checked: bool = False) -> None:
         if self.image is not None:
-            middle = self.viewer.scene.camera.center[-NUM_AXES:]
-            place = (*self.viewer.dims.point[:-NUM_AXES], *middle)
-            self.move_to(self.image.transform.to_world(place))
+            self.move_to(self.image.transform.to_world(view_center(self.viewer)))
 
     def _on_move(self, viewer: Any, event: Any) -> None:
         if self.follow.isChecked() and self.image is not None:
@@ -273,7 +274,8 @@ class CropsWidget(DockWidget):
 
     def _on_drag(self, viewer: Any, event: Any) -> Iterator[None]:
         """Take hold of the crop or place it; panning stays what it is elsewhere."""
-        if self.image is None or not self.click.isChecked() or event.button != 1:
+        is_meant = self.click.isChecked() and event.button == 1 and is_navigating(viewer)
+        if self.image is None or not is_meant:
             return
         is_held = self._is_near(event.position)
         camera = self.viewer.scene.camera
@@ -311,7 +313,7 @@ class CropsWidget(DockWidget):
     # -- what is shown -------------------------------------------------------------------
 
     @notifies
-    def update_crop(self) -> None:
+    def update_crop(self, event: Any = None) -> None:
         """Draw the boxes now; read the crops, whose boxes lie on pixels, in the background."""
         if self.image is None or self._is_drawing:
             return
@@ -321,7 +323,7 @@ class CropsWidget(DockWidget):
         self._reader.request(self.image, self.choice)
 
     def _draw(self, boxes: Any) -> None:
-        if self.image is None:
+        if self.image is None or self.viewer.dims.ndisplay > NUM_AXES:
             return
         self._is_drawing = True  # layers that come and go move the sliders for a moment
         try:
@@ -333,7 +335,7 @@ class CropsWidget(DockWidget):
 
     def _on_zoom(self, event: Any = None) -> None:
         is_shown = self._shapes is not None and self._shapes in self.viewer.layers
-        if is_shown and self.image is not None:
+        if is_shown and self.viewer.dims.ndisplay == NUM_AXES and self.image is not None:
             fit_to_zoom(self.viewer, self.image.transform, self._shapes)
 
     def _describe(self, boxes: Any) -> None:
@@ -343,6 +345,8 @@ class CropsWidget(DockWidget):
         rows = crops.box_rows(self.choice.levels, boxes, size)
         self.table.show_rows(rows, boxes.shape[2])
         said = [crops.averaging_text(self.choice.levels, self._side, self._stored)]
+        if self.viewer.dims.ndisplay > NUM_AXES:
+            said.insert(0, "Boxes are drawn in the flat view.")
         outside = crops.outside_share(boxes, np.asarray(self.image.pyramid.extent))
         worst = int(np.argmax(outside))
         if outside[worst] > 0.5:

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import features, features_layers
 from napari_muvit.plugin.background import Job, LatestTask
+from napari_muvit.plugin.camera import is_navigating
 from napari_muvit.plugin.devices import DESK, DeviceDesk, Placing
 from napari_muvit.plugin.dock import DockWidget, ImagePicker, row, wrapped_label
 from napari_muvit.plugin.folder_picker import FolderPicker
@@ -49,6 +50,7 @@ class FeaturesWidget(DockWidget):
         self._cache: features.FeatureCache | None = None
         self._key: tuple[Any, ...] = ()
         self._box: Any = None
+        self._seen_plane: tuple[int, ...] = ()
         self._asked: Any = None
         self._chosen: dict[float, Any] = {}
         self._wide: list[float] = []
@@ -194,12 +196,13 @@ class FeaturesWidget(DockWidget):
         box = visible_box(choice.layers[0], image.transform)
         if box is None:
             raise InputError("the view shows no part of the image. Move the image into the view.")
-        device, plane = self.device.currentText(), tuple(self.viewer.dims.current_step[:-2])
-        cache, key = self._cache, (choice.name, plane, device)
+        device = self.device.currentText()
+        cache, key = self._cache, (choice.name, self._plane(), device)
         if cache is None or key != self._key:
             self._placing = Placing(self.backend, self._desk, device, features.WHO)
             cache = features.FeatureCache(self.backend, image, model, self._placing)
         self._cache, self._key, self.image, self._box = cache, key, image, box
+        self._seen_plane = self._plane()
         self._wide = []
         self.progress.setRange(0, len(model.levels))
         self.progress.setValue(0)
@@ -212,6 +215,10 @@ class FeaturesWidget(DockWidget):
         self.destroyed.connect(self._leave)
         self.job.start()
         self._show_state()
+
+    def _plane(self) -> tuple[int, ...]:
+        """Where the sliders stand, by which planes are told apart."""
+        return tuple(self.viewer.dims.current_step[:-2])
 
     @notifies
     def _on_follow(self, checked: bool) -> None:
@@ -228,7 +235,8 @@ class FeaturesWidget(DockWidget):
         try:
             image = self.image or self.picker.resolve(self.backend)
             box = None if image is None else visible_box(choice.layers[0], image.transform)
-            if box is None or (self._box is not None and np.allclose(box, self._box, atol=1)):
+            is_seen = self._box is not None and self._plane() == self._seen_plane
+            if box is None or (is_seen and np.allclose(box, self._box, atol=1)):
                 return
             if self.job is not None:
                 self.job.cancel()
@@ -312,7 +320,8 @@ class FeaturesWidget(DockWidget):
 
     def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
         """A click, not a drag, asks what is alike there."""
-        if self.click.currentText() == NOTHING or event.button != 1:
+        is_meant = event.button == 1 and is_navigating(viewer)
+        if self.click.currentText() == NOTHING or not is_meant:
             return
         yield
         if event.type == "mouse_move":
