@@ -34,9 +34,9 @@ from napari_muvit.data.annotation_window import AnnotationWindow, WindowPlace
 from napari_muvit.data.label_arrays import Block, LabelArrays, parse_level
 from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.lock import WriterLock
-from napari_muvit.data.stroke_log import StrokeLog, trim_change
+from napari_muvit.data.stroke_log import StrokeLog, parse_change
 from napari_muvit.data.stroke_writer import StrokeWriter
-from napari_muvit.errors import InputError, MuvitError, SourceNotFoundError
+from napari_muvit.errors import MuvitError, SourceNotFoundError
 
 
 def open_annotations(
@@ -226,12 +226,8 @@ class AnnotationStore:
         """
         writer = self._require_writer()
         level = parse_level(level, self.shape, self.arrays.scaled_axes)
-        value = int(labels) if np.ndim(labels) == 0 else np.asarray(labels)
-        mask = np.asarray(mask, dtype=bool)
-        self._check_block(start, mask, np.shape(value))
+        change = parse_change(level, start, mask, labels, self.shape, self.arrays.dtype)
         edit = next(self._edits) if edit is None else edit
-        self._check_values(value, mask)
-        change = trim_change(level, start, mask, value)
         if change is not None:
             writer.put(edit, [change])
         return edit
@@ -348,27 +344,6 @@ class AnnotationStore:
                 f"{self.path.name} is open for reading only. Open it with writable=True to paint."
             )
         return self._writer
-
-    def _check_block(
-        self, start: Sequence[int], mask: NDArray[np.bool_], labels: tuple[int, ...]
-    ) -> None:
-        """Refuse what could never be written, and would hold up all that is painted after it."""
-        if {len(start), mask.ndim} != {len(self.shape)} or labels not in ((), mask.shape):
-            raise InputError(
-                f"the block begins at {tuple(start)}, its mask has the shape {mask.shape} and its "
-                f"labels {labels}; they need the {len(self.shape)} axes of the store, with an "
-                "axis of length 1 for one plane.")
-
-    def _check_values(self, labels: NDArray[Any] | int, mask: NDArray[np.bool_]) -> None:
-        if not isinstance(labels, int) and labels.dtype == self.arrays.dtype:
-            return
-        limit = int(np.iinfo(self.arrays.dtype).max)
-        values = np.asarray(labels) if isinstance(labels, int) else labels[mask]
-        if values.size and (values.min() < 0 or values.max() > limit):
-            raise InputError(
-                f"labels reach from {values.min()} to {values.max()}; this store holds class "
-                f"values from 0 to {limit}. Map instances to one class first."
-            )
 
     def close(self) -> None:
         """Write what is left and give the lock back; closing again does nothing.

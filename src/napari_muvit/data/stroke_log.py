@@ -17,13 +17,15 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from napari_muvit.errors import InputError
 
 _MAGIC = b"MVS1"
 _HEADER = struct.Struct("<4sII")
@@ -73,6 +75,39 @@ def trim_change(level: int, start: Iterable[int], mask: NDArray[np.bool_],
         set_labels = kept[inside]
         kept = int(set_labels[0]) if (set_labels == set_labels[0]).all() else kept.copy()
     return Change(level, place, inside.copy(), kept)
+
+
+def parse_change(
+    level: int, start: Sequence[int], mask: NDArray[Any], labels: NDArray[Any] | int,
+    shape: Sequence[int], dtype: np.dtype[Any],
+) -> Change | None:
+    """The change that sets labels where `mask` is true; None if that is nowhere.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the arrays that it goes into.
+
+    Raises
+    ------
+    InputError
+        If it could never be written, and would hold up all that is painted after it.
+    """
+    mask, value = np.asarray(mask, dtype=bool), np.asarray(labels)
+    if {len(start), mask.ndim} != {len(shape)} or value.shape not in ((), mask.shape):
+        raise InputError(
+            f"the block begins at {tuple(start)}, its mask has the shape {mask.shape} and its "
+            f"labels {value.shape}; they need the {len(shape)} axes of the store, with an "
+            "axis of length 1 for one plane.")
+    if value.dtype != dtype or not value.ndim:
+        limit = int(np.iinfo(dtype).max)
+        values = value[mask] if value.ndim else value
+        if values.size and (values.min() < 0 or values.max() > limit):
+            raise InputError(
+                f"labels reach from {values.min()} to {values.max()}; this store holds class "
+                f"values from 0 to {limit}. Map instances to one class first."
+            )
+    return trim_change(level, start, mask, value if value.ndim else int(value))
 
 
 def encode(change: Change) -> bytes:
