@@ -31,7 +31,8 @@ from napari_muvit.data.annotation_metadata import (
 )
 from napari_muvit.data.annotation_place import annotation_path, check_same_image
 from napari_muvit.data.annotation_window import AnnotationWindow, WindowPlace
-from napari_muvit.data.label_arrays import Block, LabelArrays, parse_level
+from napari_muvit.data.chunk_files import Block
+from napari_muvit.data.label_arrays import LabelArrays, parse_level
 from napari_muvit.data.labels import ClassTable
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.stroke_log import StrokeLog, parse_change
@@ -145,6 +146,7 @@ class AnnotationStore:
             file.unlink(missing_ok=True)
         for _ in self.arrays.apply(self._log.read()):
             pass
+        self.arrays.sync()
         self._log.clear()
 
     @property

@@ -7,8 +7,8 @@ labelled pixels below it, so that a thin stroke is still seen in the overview.
 
 from __future__ import annotations
 
-import itertools
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_muvit.data.chunk_files import Block, ChunkFiles, chunk_blocks
 from napari_muvit.data.stroke_log import Change, trim_change
-from napari_muvit.errors import InputError
+from napari_muvit.errors import InputError, MuvitWarning
 
 if TYPE_CHECKING:
     import zarr
-
-Block = tuple[tuple[int, ...], tuple[int, ...]]
-"""First pixel and one past the last, of one array."""
 
 
 class LabelArrays:
@@ -44,6 +42,7 @@ class LabelArrays:
         self, arrays: Sequence[zarr.Array], levels: Sequence[int], scaled_axes: Sequence[int]
     ) -> None:
         self.arrays = list(arrays)
+        self._files = [ChunkFiles(array) for array in self.arrays]
         self.levels = [int(level) for level in levels]
         self.scaled_axes = tuple(scaled_axes)
         self.shape: tuple[int, ...] = tuple(int(n) for n in self.arrays[0].shape)
@@ -82,8 +81,85 @@ class LabelArrays:
             slice(cut.start - a, cut.stop - a) for cut, a in zip(inside, low, strict=True)
         )
         if all(cut.stop > cut.start for cut in inside):
-            labels[place] = array[inside]
+            block = tuple(c.start for c in inside), tuple(c.stop for c in inside)
+            labels[place] = self._read_block(index, block)
         return most_frequent(labels, ratio)
+
+    def _read_block(self, index: int, block: Block) -> NDArray[Any]:
+        """Pixels of one array; chunks whose files are damaged are made anew before."""
+        array = self.arrays[index]
+        damaged = self._files[index].cut_short(*block)
+        if not damaged:
+            try:
+                return np.asarray(array[tuple(map(slice, *block))])
+            except RuntimeError:  # blosc's, as far as chunks are to blame
+                damaged = self._files[index].undecodable(*block)
+                if not damaged:
+                    raise
+        if array.read_only:
+            return self._read_around(index, block, damaged)
+        for chunk in damaged:
+            self._renew(index, chunk)
+        return self._read_block(index, block)
+
+    def _read_around(self, index: int, block: Block, damaged: Sequence[Block]) -> NDArray[Any]:
+        """The same from a store that must not be changed."""
+        array, (low, high) = self.arrays[index], block
+        labels = np.zeros(np.subtract(high, low), self.dtype)
+        for chunk in chunk_blocks(low, high, array.chunks, array.shape):
+            one, two = tuple(map(max, chunk[0], low)), tuple(map(min, chunk[1], high))
+            place = tuple(slice(a - s, b - s) for a, b, s in zip(one, two, low, strict=True))
+            if chunk not in damaged:
+                labels[place] = self._read_block(index, (one, two))
+            elif index:
+                labels[place] = self.read_coarser(index, (one, two))
+            else:
+                self._warn_of_loss(chunk, None)
+        return labels
+
+    def _renew(self, index: int, chunk: Block) -> None:
+        """Set the damaged file of a chunk aside, and go on with what the finer array holds."""
+        kept = self._files[index].set_aside(chunk)
+        if index:
+            self._write_block(index, chunk, self.read_coarser(index, chunk))
+            return
+        for _ in self.update_coarse([chunk]):
+            pass
+        self._warn_of_loss(chunk, kept)
+
+    def _warn_of_loss(self, chunk: Block, kept: Path | None) -> None:
+        low, high = chunk
+        place = " to ".join(str(list(map(int, corner))) for corner in (low, np.subtract(high, 1)))
+        what_now = "Paint them again, or put back a copy of the file" + (
+            "." if kept is None else f", which is kept as {kept.name}.")
+        warnings.warn(
+            f"{self._files[0].path(low)} is damaged, as by a power cut: the labels of the pixels "
+            f"{place} are lost and count as unlabelled. {what_now}", MuvitWarning, stacklevel=4,
+        )
+
+    def _write_block(self, index: int, block: Block, labels: NDArray[Any]) -> None:
+        """Set pixels within one chunk of an array."""
+        array, files = self.arrays[index], self._files[index]
+        (chunk,) = chunk_blocks(*block, array.chunks, array.shape)
+        # Of a chunk that is set in part zarr reads the rest.
+        damaged = files.cut_short(*chunk) if chunk != block else []
+        if not damaged:
+            try:
+                array[tuple(map(slice, *block))] = labels
+            except RuntimeError:
+                damaged = files.undecodable(*chunk)
+                if not damaged:
+                    raise
+            else:
+                files.note_written(chunk[0])
+                return
+        self._renew(index, chunk)
+        self._write_block(index, block, labels)
+
+    def sync(self) -> None:
+        """Wait until all labels set so far survive a power cut."""
+        for files in self._files:
+            files.sync()
 
     def apply(self, changes: Iterable[Change]) -> Iterator[list[tuple[Change, Change]]]:
         """Set labels in every array, chunk by chunk; what changed, before and after.
@@ -126,8 +202,7 @@ class LabelArrays:
         mask[tuple(inside)] = change.mask[np.ix_(*picked)]
         if not mask.any():
             return False, None
-        cut = tuple(slice(a, b) for a, b in zip(*block, strict=True))
-        before = np.asarray(self.arrays[0][cut])
+        before = self._read_block(0, block)
         after = before.copy()
         if isinstance(change.labels, int):
             after[mask] = change.labels
@@ -135,41 +210,39 @@ class LabelArrays:
             view = after[tuple(inside)]
             np.copyto(view, change.labels[np.ix_(*picked)], where=mask[tuple(inside)],
                       casting="unsafe")
-        return True, self._store_block(cut, before, after)
+        return True, self._store_block(block, before, after)
 
     def _store_block(
-        self, cut: tuple[slice, ...], before: NDArray[Any], after: NDArray[Any]
+        self, block: Block, before: NDArray[Any], after: NDArray[Any]
     ) -> tuple[Change, Change] | None:
-        start = tuple(c.start for c in cut)
         changed = before != after
-        old = trim_change(1, start, changed, before)
-        new = trim_change(1, start, changed, after)
+        old = trim_change(1, block[0], changed, before)
+        new = trim_change(1, block[0], changed, after)
         if old is None or new is None:
             return None
         # The whole chunk in one call: written beside and renamed, never half done.
-        self.arrays[0][cut] = after
+        self._write_block(0, block, after)
         return old, new
 
     def update_coarse(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Make coarse arrays agree with full-resolution `blocks`; yields each block made."""
         dirty = list(blocks)
         for index in range(1, len(self.arrays)):
-            ratio = self.factors(self.levels[index] // self.levels[index - 1])
-            dirty = self._coarser_blocks(dirty, ratio, self.arrays[index])
-            for low, high in dirty:
-                size = np.subtract(high, low)
-                labels = self.read_coarser(index, low, size.tolist(), ratio)
-                self.arrays[index][tuple(map(slice, low, high))] = labels
-                yield low, high
+            dirty = self._coarser_blocks(dirty, self._ratio(index), self.arrays[index])
+            for block in dirty:
+                self._write_block(index, block, self.read_coarser(index, block))
+                yield block
 
-    def read_coarser(
-        self, index: int, start: Sequence[int], size: Sequence[int], ratio: Sequence[int]
-    ) -> NDArray[Any]:
+    def _ratio(self, index: int) -> tuple[int, ...]:
+        """Pixels of the array before `index` below one of its own, along every axis."""
+        return self.factors(self.levels[index] // self.levels[index - 1])
+
+    def read_coarser(self, index: int, block: Block) -> NDArray[Any]:
         """A block of array `index`, made from the array before it."""
-        source = self.arrays[index - 1]
-        low = [s * r for s, r in zip(start, ratio, strict=True)]
-        high = [(s + n) * r for s, n, r in zip(start, size, ratio, strict=True)]
-        return most_frequent(np.asarray(source[tuple(map(slice, low, high))]), ratio)
+        ratio, shape = self._ratio(index), self.arrays[index - 1].shape
+        low = tuple(a * r for a, r in zip(block[0], ratio, strict=True))
+        high = tuple(min(b * r, n) for b, r, n in zip(block[1], ratio, shape, strict=True))
+        return most_frequent(self._read_block(index - 1, (low, high)), ratio)
 
     @staticmethod
     def _coarser_blocks(
@@ -205,24 +278,12 @@ class LabelArrays:
     def count(self, blocks: Iterable[Block]) -> Counter[int]:
         """Full-resolution pixels of every label but 0 in `blocks`."""
         counts: Counter[int] = Counter()
-        for low, high in blocks:
-            labels = np.asarray(self.arrays[0][tuple(map(slice, low, high))])
+        for block in blocks:
+            labels = self._read_block(0, block)
             for value, number in zip(*np.unique(labels, return_counts=True), strict=True):
                 if value:
                     counts[int(value)] += int(number)
         return counts
-
-
-def chunk_blocks(
-    low: Sequence[int], high: Sequence[int], chunks: Sequence[int], shape: Sequence[int]
-) -> Iterator[Block]:
-    """Whole chunks, cut at the array's end, that the block from `low` to `high` touches."""
-    ranges = [
-        range(a // c * c, b, c) if b > a else range(0)
-        for a, b, c in zip(low, high, chunks, strict=True)
-    ]
-    for start in itertools.product(*ranges):
-        yield start, tuple(min(a + c, n) for a, c, n in zip(start, chunks, shape, strict=True))
 
 
 def most_frequent(labels: NDArray[Any], ratio: Sequence[int]) -> NDArray[Any]:

@@ -96,6 +96,7 @@ class StrokeWriter:
         self._waiting: deque[tuple[int, list[Change]]] = deque()
         self._error: Exception | None = None
         self._stopping = False
+        self._is_settled = True
         self._num_logged = 0
         self._thread = threading.Thread(target=self._work, name="annotation writer", daemon=True)
         self._thread.start()
@@ -118,10 +119,11 @@ class StrokeWriter:
                     "the annotation store is closed; nothing can be painted. Open it again."
                 )
             self._waiting.append((edit, list(changes)))
+            self._is_settled = False
             self._condition.notify_all()
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> None:
-        """Wait until everything handed over is in the image.
+        """Wait until everything handed over is in the image, and that on the disk.
 
         Raises
         ------
@@ -133,20 +135,20 @@ class StrokeWriter:
         with self._condition:
             self._error = None
             self._condition.notify_all()
-            while self._waiting and self._error is None:
+            while not self._is_settled and self._error is None:
                 if not self._condition.wait(deadline - time.monotonic()):
                     break
-            error, left = self._error, len(self._waiting)
+            error, is_done, left = self._error, self._is_settled, len(self._waiting)
             why = str(error).rstrip(".")
         if error is not None:
             raise WriteError(
                 f"annotations cannot be written ({why}). They are kept in "
                 "memory and tried again; make room on the disk or restore access to the folder."
             ) from error
-        if left:
+        if not is_done:
             raise WriteError(
-                f"{left} changes are not written after {timeout:.0f} s; the disk is too slow. "
-                "They go on being written; wait before closing."
+                f"annotations are not all written after {timeout:.0f} s, and {left} changes wait; "
+                "the disk is too slow. They go on being written; wait before closing."
             )
 
     def stop(self) -> None:
@@ -161,13 +163,15 @@ class StrokeWriter:
     def _work(self) -> None:
         while True:
             with self._condition:
-                if not self._waiting and not self._stopping:
+                if self._is_settled and not self._stopping:
                     self._condition.wait(1.0)
-                if not self._waiting and self._stopping:
+                if self._is_settled and self._stopping:
                     return
             try:
                 self._on_idle()
                 self._write_first()
+                if not self._waiting and not self._is_settled:
+                    self._settle()
             except Exception as error:  # noqa: BLE001 - flush and `error` tell it; nothing is lost
                 self._fail(error)
                 if self._stopping:
@@ -185,8 +189,15 @@ class StrokeWriter:
             self._waiting.popleft()
             self._num_logged -= 1
             self._error = None
+            self._condition.notify_all()
+
+    def _settle(self) -> None:
+        """Forget the log, once what it holds survives a power cut in the image as well."""
+        self._arrays.sync()
+        with self._condition:
             if not self._waiting:
                 self._log.clear()
+                self._is_settled, self._error = True, None
             self._condition.notify_all()
 
     def _log_new(self) -> None:
