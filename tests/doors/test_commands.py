@@ -241,6 +241,16 @@ def test_a_new_config_takes_labels_that_lie_beside_the_image(image: Path) -> Non
         assert "do not exist" not in text
 
 
+def test_a_new_config_takes_the_labels_of_the_first_time_point(tmp_path: Path) -> None:
+    path = tmp_path / "film.ome.tif"
+    tifffile.imwrite(path, np.zeros((3, 96, 96), np.uint8), metadata={"axes": "TYX"}, ome=True)
+    first = tmp_path / "film_t0_annotations.ome.zarr"
+    assert f"\n#   {first}\n" in config_text("finetune", [str(path)], None)
+    with api.open_annotations(path):
+        pass
+    assert f"labels: [{first}]" in " ".join(config_text("finetune", [str(path)], None).split())
+
+
 def test_a_missing_codec_is_one_sentence_and_nothing_follows_it(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 9, (512, 512), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, compression="lzw", tile=(32, 32))

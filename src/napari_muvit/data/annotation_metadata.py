@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_muvit.data.annotation_place import check_writable
+from napari_muvit.data.annotation_place import annotated_part, check_writable
 from napari_muvit.data.label_arrays import store_levels
 from napari_muvit.data.labels import ClassTable, make_classes
 from napari_muvit.errors import InputError, SourceError, SourceNotFoundError
@@ -46,7 +46,8 @@ def create_annotations(
         chunk=CHUNK, pixel_size=pixel_size, translation=(unit * pyramid.origin).tolist(),
         name=path.name.removesuffix(".ome.zarr"), classes=table, overwrite=True,
     )
-    edit_attributes(unfinished, {"image": pyramid.source, "windows": []}, table)
+    edit_attributes(unfinished, {
+        "image": pyramid.source, "part": annotated_part(pyramid), "windows": []}, table)
     unfinished.rename(path)
     return path
 

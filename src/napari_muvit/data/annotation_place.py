@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from napari_muvit.errors import SourceError
+from napari_muvit.data.selection import stored_part
+from napari_muvit.errors import InputError, SourceError
 
 if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
@@ -16,8 +18,14 @@ if TYPE_CHECKING:
 SUFFIX = "_annotations.ome.zarr"
 
 
-def annotation_path(source: str | None, folder: str | os.PathLike[str] | None = None) -> Path:
+def annotation_path(
+    source: str | None, folder: str | os.PathLike[str] | None = None,
+    part: Mapping[str, Any] | None = None,
+) -> Path:
     """Path of an image's annotation store: ``<image stem>_annotations.ome.zarr``.
+
+    Another series than the first, a time point and a single plane have stores of their own:
+    ``_s1``, ``_t3`` and ``_z2`` come before ``_annotations``.
 
     Parameters
     ----------
@@ -26,6 +34,9 @@ def annotation_path(source: str | None, folder: str | os.PathLike[str] | None = 
         their store beside the outermost one.
     folder
         Where it lies; beside the image by default.
+    part
+        Indices of ``"series"``, ``"t"`` and ``"z"`` (a first and last of planes), where the
+        image is one of several in its file.
 
     Raises
     ------
@@ -46,7 +57,46 @@ def annotation_path(source: str | None, folder: str | os.PathLike[str] | None = 
     root = roots[-1] if roots else place
     inner = "".join(f"_{part}" for part in place.relative_to(root).parts)
     parent = Path(folder) if folder is not None else Path(root).parent
-    return parent / f"{image_stem(root.name)}{inner}{SUFFIX}"
+    return parent / f"{image_stem(root.name)}{inner}{_mark(part or {})}{SUFFIX}"
+
+
+def _mark(part: Mapping[str, Any]) -> str:
+    """What a part of a file adds to the name of its store."""
+    marks = [f"_s{part['series']}"] if part.get("series") else []
+    marks += [f"_{axis}{_told(part[axis])}" for axis in "tz" if part.get(axis) is not None]
+    return "".join(marks)
+
+
+def _told(place: int | Sequence[int]) -> str:
+    """An index, or the first and the last of a range."""
+    return f"{place}" if isinstance(place, int) else f"{place[0]}-{place[1] - 1}"
+
+
+def default_path(pyramid: Pyramid, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Where the annotations of `pyramid` lie; raises as `annotation_path` does."""
+    part = annotated_part(pyramid)
+    place = annotation_path(pyramid.source, folder, part)
+    if part == {"series": 0, "t": 0} and not place.exists():
+        # The first time point of a series once had its store under the name of the image.
+        plain = annotation_path(pyramid.source, folder)
+        return plain if plain.exists() else place
+    return place
+
+
+def annotated_part(pyramid: Pyramid) -> dict[str, Any]:
+    """The part of its file that a store of annotations for `pyramid` belongs to.
+
+    Raises
+    ------
+    InputError
+        If the image has a range of time points: a store has one.
+    """
+    if "t" in pyramid.axes:
+        raise InputError(
+            f"{pyramid.name!r} has a range of time points; annotations belong to one. Choose it, "
+            "for example open_pyramid(image, t=0)."
+        )
+    return stored_part(pyramid._raw, pyramid._selection)
 
 
 def image_stem(name: str) -> str:
@@ -76,19 +126,22 @@ def check_writable(folder: Path) -> None:
 
 
 def check_same_image(
-    path: Path, shape: tuple[int, ...], image: str | None, pyramid: Pyramid
+    path: Path, shape: tuple[int, ...], begun_on: Mapping[str, Any], pyramid: Pyramid
 ) -> None:
     """Refuse annotations that belong to another image than `pyramid`.
 
     Parameters
     ----------
-    path, shape, image
-        The annotation store, its size in px, and the image it was begun on.
+    path, shape
+        The annotation store and its size in px.
+    begun_on
+        ``"image"`` and ``"part"``: the file it was begun on, and the part of this. Stores that
+        name no part are taken for any.
 
     Raises
     ------
     SourceError
-        If the size differs, or the image they were begun on still exists elsewhere.
+        If the size or the part differs, or the image they were begun on still exists elsewhere.
     """
     size = tuple(int(n) for n in pyramid.spatial_shape)
     if shape != size:
@@ -96,7 +149,13 @@ def check_same_image(
             f"{path} annotates an image of {shape} px; {pyramid.name} has {size} px. "
             "Pass the path of another annotation store.", source=str(path),
         )
-    given = pyramid.source
+    image, given = begun_on.get("image"), pyramid.source
+    known, part = begun_on.get("part"), annotated_part(pyramid)
+    if known is not None and known != part:
+        raise SourceError(
+            f"{path} annotates {describe_part(known)} of its image, not {describe_part(part)}. "
+            "Each has its own annotations: pass no path, or another one.", source=str(path),
+        )
     if image is None or given is None or image == given:
         return
     if Path(image).exists() and not _is_same(image, given):
@@ -104,6 +163,13 @@ def check_same_image(
             f"{path} annotates {image}, not {given}. Pass another folder or path for the "
             "annotations of this image.", source=str(path),
         )
+
+
+def describe_part(part: Mapping[str, Any]) -> str:
+    """A part of a file in words."""
+    words = {"t": "time point", "z": "plane", "series": "series"}
+    found = [f"{words[key]} {_told(part[key])}" for key in words if key in part]
+    return ", ".join(found) or "the whole"
 
 
 def _is_same(known: str, given: str) -> bool:

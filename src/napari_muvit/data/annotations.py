@@ -29,7 +29,7 @@ from napari_muvit.data.annotation_metadata import (
     read_attributes,
     read_table,
 )
-from napari_muvit.data.annotation_place import annotation_path, check_same_image
+from napari_muvit.data.annotation_place import check_same_image, default_path
 from napari_muvit.data.annotation_window import AnnotationWindow, WindowPlace
 from napari_muvit.data.chunk_files import Block
 from napari_muvit.data.label_arrays import LabelArrays, parse_level
@@ -56,7 +56,9 @@ def open_annotations(
         Where the store lies; beside the image by default. Name it for images on read-only or
         remote disks.
     path
-        The store itself, instead of ``<image stem>_annotations.ome.zarr`` in `folder`.
+        The store itself, instead of ``<image stem>_annotations.ome.zarr`` in `folder` (with
+        ``_s1``, ``_t3`` or ``_z2`` before ``_annotations`` for one of several series, time
+        points or planes of a file).
     writable
         False opens without a lock, for reading only.
 
@@ -65,17 +67,20 @@ def open_annotations(
     LockedError
         If another process writes to it; `owner` says which.
     SourceError
-        If the folder cannot be written, or the store belongs to another image.
+        If the folder cannot be written, or the store belongs to another image, or to another
+        series, time point or plane.
+    InputError
+        If the image has a range of time points.
     """
     from napari_muvit.data.pyramid import open_pyramid
 
     pyramid = image if hasattr(image, "spatial_shape") else open_pyramid(image)
-    place = Path(path) if path is not None else annotation_path(pyramid.source, folder)
+    place = Path(path) if path is not None else default_path(pyramid, folder)
     if not place.exists():
         _begin(place, pyramid, classes, writable)
     store = AnnotationStore(place, writable=writable)
     try:
-        check_same_image(place, store.shape, store.image, pyramid)
+        check_same_image(place, store.shape, store._attributes["muvit"], pyramid)
     except MuvitError:
         store.close()
         raise

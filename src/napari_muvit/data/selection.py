@@ -66,6 +66,17 @@ def select(raw: RawImage, channels: Any = None, t: Any = None, z: Any = None) ->
     )
 
 
+def stored_part(raw: RawImage, selection: Selection) -> dict[str, Any]:
+    """Which part of its file an image is: number of the series, and the time point, the plane
+    or the range of planes (first, one past the last) where the file has others.
+    """
+    first = dict(zip(raw.axes, raw.arrays[0].shape, strict=True))
+    spans = {letter: list(span) for letter, span in selection.spans if span != (0, first[letter])}
+    fixed = {letter: index for letter, index in selection.fixed if first[letter] > 1}
+    chosen = {**fixed, **spans}
+    return {"series": raw.series, **{a: chosen[a] for a in "tz" if a in chosen}}
+
+
 def at_plane(selection: Selection, z: int) -> Selection:
     """One plane of what `selection` shows of a volume."""
     first = dict(selection.spans).get("z", (0, 0))[0]

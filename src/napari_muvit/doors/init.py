@@ -61,21 +61,25 @@ def config_text(kind: str, images: Sequence[str], labels: Sequence[str] | None) 
         values["z"] = "all"  # a cube of 256 px a side fits no memory
     missing: list[str] = []
     if kind == "finetune":
-        values["labels"] = list(labels or map(_guess_labels, images))
+        values["labels"] = list(
+            labels or (_guess_labels(image, pyramid.num_times > 1) for image in images))
         missing = [path for path in values["labels"] if not _is_there(path)]
     config = parse_config(KINDS[kind], values)
     return "\n".join([*_header(kind), *_to_do(missing), *_commented(config)]) + "\n"
 
 
-def _guess_labels(image: str) -> str:
-    """IMAGE_labels.ome.zarr if there is one, else where annotations of an image lie."""
+def _guess_labels(image: str, is_series: bool) -> str:
+    """IMAGE_labels.ome.zarr if there is one, else where annotations of an image lie; of a time
+    series those of the first time point.
+    """
     from napari_muvit import api
 
     folder = "." if "://" in image else Path(image).parent
     annotations = api.annotation_path(image, folder)
     name = annotations.name.replace("_annotations.", "_labels.")
     labels = annotations.with_name(name)
-    return str(labels if labels.exists() else annotations)
+    first = api.annotation_path(image, folder, {"t": 0}) if is_series else annotations
+    return str(next((path for path in (labels, first, annotations) if path.exists()), first))
 
 
 def _is_there(source: str) -> bool:

@@ -21,7 +21,6 @@ LARGEST_WINDOW = 4096
 """Longest side of a window in pixels of its level; napari copies them on every stroke."""
 
 ELLIPSE_CORNERS = 96
-SUFFIX = "_annotations.ome.zarr"
 PALETTE = (
     "#e41a1c", "#377eb8", "#4daf4a", "#984ea3", "#ff7f00", "#ffd92f", "#a65628", "#f781bf",
     "#1b9e77", "#66c2a5", "#8da0cb", "#d95f02",
@@ -191,9 +190,7 @@ def store_path(backend: Any, image: ResolvedImage, folder: str) -> Path:
         return Path(backend.annotation_path(str(copy))).absolute()
     is_remote = "://" in str(image.path)
     place = folder or (copies_folder() if is_remote else None)
-    path = Path(backend.annotation_path(image.path, place))
-    moment = "" if t is None else f"_t{t}"
-    return path.with_name(path.name.replace(SUFFIX, f"{moment}{SUFFIX}")).absolute()
+    return Path(backend.annotation_path(image.path, place, {"t": t})).absolute()
 
 
 # -- shapes ------------------------------------------------------------------------------

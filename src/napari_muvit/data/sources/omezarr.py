@@ -207,7 +207,7 @@ def _read_multiscales(
     title = multiscale.get("name")
     default = PurePosixPath(where.replace("\\", "/")).name
     return RawImage(
-        kind=f"OME-Zarr {version}", axes=axes, arrays=tuple(handles), source=where,
+        kind=f"OME-Zarr {version}", axes=axes, arrays=tuple(handles), source=where, series=image,
         name=title.strip("/") if isinstance(title, str) and title.strip("/") else default,
         scales=scales, translations=translations, units=units, channel_names=names,
         channel_colors=colors, is_rgb=is_rgb, is_labels=isinstance(labels, Mapping),

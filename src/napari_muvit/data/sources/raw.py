@@ -78,6 +78,8 @@ class RawImage:
         Per array and stored axis, in the units of the file; None where the file has none.
     units
         Name of the unit of each axis, or None.
+    series
+        Number of the image, where one file or group holds several.
     channel_names, channel_colors
         Of the stored channels, colours as ``#rrggbb``; None where the file has none.
     """
@@ -87,6 +89,7 @@ class RawImage:
     axes: str
     arrays: tuple[ArrayHandle, ...]
     source: str | None = None
+    series: int = 0
     scales: tuple[Floats, ...] | None = None
     translations: tuple[Floats, ...] | None = None
     units: tuple[str | None, ...] | None = None

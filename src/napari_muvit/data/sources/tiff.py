@@ -127,7 +127,7 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
     scales = None if sizes is None else _scales(axes, handles, sizes)
     return RawImage(
         kind=f"TIFF ({kind.upper()})" if kind else "TIFF", name=file_name(file), axes=axes,
-        arrays=handles, source=file, scales=scales,
+        arrays=handles, source=file, series=number, scales=scales,
         units=tuple("micrometer" if sizes is not None and a in "zyx" else None for a in axes),
         channel_names=names, channel_colors=None if rgb else colors, is_rgb=rgb,
         notes=(*(f"the axis {d} is used as {u}" for d, u in drop), *slow),
