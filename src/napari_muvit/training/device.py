@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from napari_muvit.errors import RunError
-from napari_muvit.models.devices import pass_context
+from napari_muvit.models.devices import is_out_of_memory, pass_context
 from napari_muvit.models.kernels import PLAIN, KernelChoice
 
 
@@ -40,6 +41,25 @@ def check_precision(device: torch.device, precision: str) -> None:
             f"precision 'bf16' is not supported by {torch.cuda.get_device_name(device)}; "
             "take precision 'fp32'."
         )
+
+
+def move_modules(modules: nn.Module, device: torch.device) -> None:
+    """Move what is trained to `device`, in place.
+
+    Raises
+    ------
+    RunError
+        If it does not fit there.
+    """
+    try:
+        modules.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"the model does not fit into the memory of {device}. Close what else uses it, or "
+            "take a smaller preset or another device."
+        ) from error
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from napari_muvit.errors import MuvitError, RunError, SourceError
 from napari_muvit.training.average import WeightAverage
 from napari_muvit.training.clock import RunClock
 from napari_muvit.training.control import Control, StoppedError
-from napari_muvit.training.device import Numerics, torch_settings
+from napari_muvit.training.device import Numerics, move_modules, torch_settings
 from napari_muvit.training.evaluation import Evaluation
 from napari_muvit.training.events import (
     CheckpointEvent,
@@ -35,9 +35,10 @@ from napari_muvit.training.events import (
 from napari_muvit.training.files import disk_error, write_whole
 from napari_muvit.training.folder import BEST, MODEL, PATIENCE, PREVIEWS, RunFolder
 from napari_muvit.training.gate import Gate
-from napari_muvit.training.loader import Batch, BatchSource, dead_loader
+from napari_muvit.training.loader import Batch, BatchSource, more_parts
 from napari_muvit.training.parallel import Parallel, meeting_place
 from napari_muvit.training.png import encode_png
+from napari_muvit.training.problems import explain
 from napari_muvit.training.records import Recorder
 from napari_muvit.training.schedule import epoch_of
 from napari_muvit.training.settings import Settings
@@ -98,7 +99,7 @@ class Engine:
     def __post_init__(self) -> None:
         s = self.settings
         self.device = self.numerics.device
-        self.task.modules.to(self.device)
+        move_modules(self.task.modules, self.device)
         self.stepper = Stepper(self.task, s, self.numerics, self.parallel, self.control)
         self.clock = RunClock()
         self.gate = Gate(self.control, self.parallel, meeting_place(self.device))
@@ -156,23 +157,11 @@ class Engine:
                 reason = "completed" if self.progress.step >= self.settings.steps else "early"
             except StoppedError:
                 reason = "stopped"
-            except (MuvitError, OSError, RuntimeError) as problem:
-                reason, error = "failed", self._explain(problem)
+            except (MuvitError, OSError, RuntimeError, MemoryError) as problem:
+                reason, error = "failed", explain(problem, self.folder.path, self.device)
             yield from self._finish(reason, error)
             if error is not None:
                 raise error
-
-    def _explain(self, problem: Exception) -> Exception:
-        """The sentence for what went wrong; an unknown error stays what it is."""
-        dead = dead_loader(problem)
-        if dead is not None:
-            dead.__cause__ = problem
-            return dead
-        if isinstance(problem, OSError) and not isinstance(problem, MuvitError):
-            explained: Exception = disk_error(problem, self.folder.path)
-            explained.__cause__ = problem
-            return explained
-        return problem
 
     def _open_records(self) -> None:
         if self.parallel.is_main:
@@ -246,12 +235,7 @@ class Engine:
         """Split the batch further after memory ran out, keeping its effective size."""
         size = -(-self.settings.batch_size // self.parallel.world)
         part = -(-size // self.progress.accumulate)
-        if part <= 1:
-            raise RunError(
-                "memory ran out with one sample at a time. Take a smaller crop_size, fewer "
-                "levels, a smaller preset or activation_checkpointing, and start again."
-            )
-        self.progress.accumulate = min(size, self.progress.accumulate * 2)
+        self.progress.accumulate = more_parts(size, self.progress.accumulate)
         return WarningEvent(self.progress.step, (
             f"memory ran out with {part} samples at a time; from here each batch of {size} is "
             f"computed in {self.progress.accumulate} parts. The step is the same, except where "
@@ -284,7 +268,7 @@ class Engine:
         if self.validation is None:
             return
         with self._averaged():
-            metrics = self.evaluation.metrics()
+            metrics = self.evaluation.metrics(self.progress.accumulate)
             value = metrics[self.task.metric]
             progress.metrics = metrics
             is_best = self._is_better(value)

@@ -6,11 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from napari_muvit.models.devices import is_out_of_memory
 from napari_muvit.training.clock import RunClock
 from napari_muvit.training.device import Numerics
 from napari_muvit.training.gate import Gate
-from napari_muvit.training.loader import Batch, BatchSource, move_batch
+from napari_muvit.training.loader import Batch, BatchSource, more_parts, move_batch, split_batch
 from napari_muvit.training.png import Picture
 from napari_muvit.training.settings import Settings
 from napari_muvit.training.stepper import Stepper
@@ -45,13 +47,20 @@ class Evaluation:
     clock: RunClock
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, parts: int = 1) -> dict[str, float]:
         """Validation metrics by name, of all processes.
+
+        Parameters
+        ----------
+        parts
+            Pieces in which each batch is computed; more where memory runs out.
 
         Raises
         ------
         StoppedError
             If a stop is asked for meanwhile.
+        RunError
+            If memory runs out with one sample at a time.
         """
         self.task.modules.eval()
         total = torch.zeros(self.task.num_scores, dtype=torch.float64)
@@ -63,11 +72,32 @@ class Evaluation:
                     batch = self.gate.fetch(batches)
                     if batch is None:  # the last batch may be too small for every process
                         continue
-                    prepared = self._prepare(batch, index)
-                    with self.numerics():
-                        total += self.task.scores(
-                            move_batch(prepared, self.numerics.device)).cpu()
+                    scores, parts = self._scores(self._prepare(batch, index), parts)
+                    total += scores
         return self.task.metrics(self.stepper.sum(total))
+
+    def _scores(self, batch: Batch, parts: int) -> tuple[Tensor, int]:
+        """Scores of a batch, and in how many pieces it fitted into memory.
+
+        Each process finds that out for itself: they meet for batches and for the sum alone.
+        """
+        while True:
+            try:
+                return self._add_scores(split_batch(batch, parts)), parts
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Not before the error is gone, which holds what the pass had made.
+            if self.numerics.device.type == "cuda":
+                torch.cuda.empty_cache()
+            parts = more_parts(len(next(iter(batch.values()))), parts)
+
+    def _add_scores(self, pieces: list[Batch]) -> Tensor:
+        total = torch.zeros(self.task.num_scores, dtype=torch.float64)
+        for piece in pieces:
+            with self.numerics():
+                total += self.task.scores(move_batch(piece, self.numerics.device)).cpu()
+        return total
 
     @torch.no_grad()
     def picture(self) -> Picture:

@@ -21,7 +21,7 @@ from napari_muvit.models.devices import choose_device
 from napari_muvit.models.mae import MAE
 from napari_muvit.models.official_folder import save_official
 from napari_muvit.training.control import Control
-from napari_muvit.training.device import Numerics, check_precision
+from napari_muvit.training.device import Numerics, check_precision, move_modules
 from napari_muvit.training.engine import Engine, Watcher
 from napari_muvit.training.events import FinishedEvent, ValidationEvent, WarningEvent
 from napari_muvit.training.folder import FIT, MODEL, STATE, RunFolder, check_output, create_run
@@ -295,6 +295,7 @@ def _open_folder(
     """The run folder, and the settings and numerics that an earlier start fixed."""
     place, precision = choose_device(given.device), given.precision
     check_precision(place, precision)
+    move_modules(model, place)  # while nothing is written yet: it may not fit
     if state is not None and state == path / STATE:
         folder = RunFolder(path)
         facts = folder.facts()

@@ -233,6 +233,22 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
     return [{k: v[a:b] for k, v in batch.items()} for a, b in pairwise(edges) if b > a]
 
 
+def more_parts(size: int, parts: int) -> int:
+    """Pieces to split `size` samples into after memory ran out with `parts` of them.
+
+    Raises
+    ------
+    RunError
+        If a piece was one sample already.
+    """
+    if parts >= size:
+        raise RunError(
+            "memory ran out with one sample at a time. Take a smaller crop_size, fewer levels, a "
+            "smaller preset or activation_checkpointing, and start again."
+        )
+    return min(size, 2 * parts)
+
+
 def move_batch(batch: Batch, device: torch.device) -> Batch:
     """`batch` on `device`, boxes in float64 wherever they are."""
     if device.type == "cpu":

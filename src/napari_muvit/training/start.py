@@ -23,7 +23,7 @@ from napari_muvit.models.devices import choose_device
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.factory import build_mae, build_segmenter
 from napari_muvit.training.control import Control
-from napari_muvit.training.device import Numerics, check_precision
+from napari_muvit.training.device import Numerics, check_precision, move_modules
 from napari_muvit.training.engine import Engine, Watcher
 from napari_muvit.training.folder import RunFolder, check_output, create_run
 from napari_muvit.training.images import RunImages, absolute_paths, open_images
@@ -144,6 +144,7 @@ def prepare_run(config: RunConfig, kind: str, before: dict[str, Any] | None = No
         numerics, notes = numerics_again(
             before, task.model.encoder, device, config.precision, is_fixed=is_fixed)
     warnings += notes
+    move_modules(task.modules, device)  # while nothing is written yet: it may not fit
     return Ready(config, kind, parallel, numerics, images, task, warnings)
 
 
