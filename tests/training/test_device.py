@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from napari_muvit.errors import RunError
 from napari_muvit.models.kernels import KernelChoice, current_choice
-from napari_muvit.training.device import Numerics, check_precision
+from napari_muvit.training.device import CUBLAS, Numerics, check_precision, torch_settings
 
 
 def test_bf16_is_refused_where_the_card_lacks_it(monkeypatch):
@@ -23,3 +25,15 @@ def test_numerics_hold_within_a_pass_only():
     with numerics():
         assert current_choice().linear == "convolution"
     assert current_choice().linear == "torch"
+
+
+def test_cublas_is_told_to_be_deterministic_unless_the_user_did(monkeypatch):
+    name, value = CUBLAS
+    monkeypatch.setenv(name, ":16:8")
+    with torch_settings(threads=None, deterministic=True):
+        assert os.environ[name] == ":16:8"
+    monkeypatch.delenv(name)
+    with torch_settings(threads=None, deterministic=False):
+        assert name not in os.environ
+    with torch_settings(threads=None, deterministic=True):
+        assert os.environ[name] == value

@@ -536,6 +536,19 @@ def test_threads_and_deterministic_mode_hold_within_the_run_only(tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_what_torch_cannot_do_deterministically_is_a_sentence(tmp_path):
+    task = StubTask()
+
+    def refused(batch):
+        raise RuntimeError("upsample does not have a deterministic implementation, but you set")
+
+    task.before_loss = refused
+    with pytest.raises(RunError, match=r"deterministic is on.*upsample.*start anew without it"):
+        list(make_engine(tmp_path / "run", task=task, deterministic=True).events())
+    with pytest.raises(RuntimeError, match=r"^upsample"):  # of somebody else's making
+        list(make_engine(tmp_path / "other", task=task).events())
+
+
 def test_bf16_runs_the_model_in_half_precision(tmp_path):
     seen = []
     task = StubTask()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_muvit.training.device import torch_settings
 from napari_muvit.training.losses import (
     IGNORE,
     SMOOTH,
@@ -32,6 +33,24 @@ def test_cross_entropy_is_torchs_mean_over_judged_pixels():
         mine = cross_entropy_sum(logits, target, w) / judged_weight(target, w)
         theirs = F.cross_entropy(logits.float(), target, w, ignore_index=IGNORE)
         assert float(mine.detach()) == pytest.approx(float(theirs.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5, 3.0])])
+def test_deterministic_cross_entropy_is_the_same_without_torchs_loss(weights, monkeypatch):
+    logits, target = example()
+    theirs = cross_entropy_sum(logits, target, weights)
+    expected = torch.autograd.grad(theirs, logits)[0]
+
+    def refuse(*args, **kwargs):  # as torch does on CUDA
+        raise RuntimeError("nll_loss2d does not have a deterministic implementation")
+
+    monkeypatch.setattr(F, "cross_entropy", refuse)
+    with torch_settings(threads=None, deterministic=True):
+        mine = cross_entropy_sum(logits, target, weights)
+        found = torch.autograd.grad(mine, logits)[0]
+    assert float(mine.detach()) == pytest.approx(float(theirs.detach()), rel=1e-6)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
+    assert not found[(target == IGNORE)[:, None].expand_as(found)].any()
 
 
 def test_dice_by_hand():

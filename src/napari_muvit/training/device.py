@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from torch import nn
 from napari_muvit.errors import RunError
 from napari_muvit.models.devices import is_out_of_memory, pass_context
 from napari_muvit.models.kernels import PLAIN, KernelChoice
+
+CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""The environment variable that makes cuBLAS deterministic, and a value that torch takes."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,12 @@ def move_modules(modules: nn.Module, device: torch.device) -> None:
 
 @contextmanager
 def torch_settings(*, threads: int | None, deterministic: bool) -> Iterator[None]:
-    """Within, torch uses `threads` CPU threads and, if asked, deterministic kernels only."""
+    """Within, torch uses `threads` CPU threads and, if asked, deterministic kernels only.
+
+    For these torch refuses every product on CUDA unless cuBLAS is told, in an environment
+    variable, to keep its workspaces apart. The variable is read when cuBLAS is first used, which
+    in a run is later than here. A value that the user has set is kept.
+    """
     before = (
         torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.benchmark,
@@ -72,6 +81,7 @@ def torch_settings(*, threads: int | None, deterministic: bool) -> Iterator[None
     if threads is not None:
         torch.set_num_threads(threads)
     if deterministic:
+        os.environ.setdefault(*CUBLAS)
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     try:

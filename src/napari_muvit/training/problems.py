@@ -39,4 +39,9 @@ def _sentence(problem: Exception, folder: Path, device: torch.device) -> MuvitEr
             "resume, on another device if need be; or start anew with a smaller preset or "
             "crop_size."
         )
+    if torch.are_deterministic_algorithms_enabled() and "determinis" in str(problem):
+        return RunError(
+            f"deterministic is on, and torch cannot do all of a step so on {device}: "
+            f"{str(problem).splitlines()[0]} Resume on the CPU, or start anew without it."
+        )
     return None
