@@ -94,6 +94,35 @@ def test_a_left_finetuning_run_resumes_to_the_same_weights(finetune_options, tmp
     assert same(weights_of(finetune_options["output"], True), weights_of(tmp_path / "cut", True))
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_finetuning_run_goes_on_without_the_model_it_began_with(
+    pretrain_options, finetune_options, tmp_path, is_whole
+):
+    start_pretrain({**pretrain_options, "steps": 1}).wait()
+    options = {**finetune_options, "pretrained": pretrain_options["output"], "levels": (1,)}
+    start_finetune(options).wait()
+    run = start_finetune({**options, "output": str(tmp_path / "cut")})
+    for event in run:
+        if isinstance(event, StepEvent) and event.step == 3:
+            run.stop()
+    if not is_whole:  # its own model was lost: then the first one counts
+        (tmp_path / "cut" / "model" / "model.safetensors").write_bytes(b"damaged")
+    if is_whole:
+        (tmp_path / "pre").rename(tmp_path / "elsewhere")
+    resume_run(tmp_path / "cut").wait()
+    assert same(weights_of(tmp_path / "fine"), weights_of(tmp_path / "cut"))
+
+
+def test_a_finetuning_run_that_starts_over_needs_the_model_it_began_with(
+    pretrain_options, finetune_options, tmp_path
+):
+    start_pretrain({**pretrain_options, "steps": 1}).wait()
+    start_finetune({**finetune_options, "pretrained": pretrain_options["output"]}).close()
+    (tmp_path / "pre").rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="which does not exist"):
+        resume_run(tmp_path / "fine")
+
+
 def test_an_output_that_holds_something_is_never_overwritten(pretrain_options, tmp_path):
     start_pretrain(pretrain_options)
     with pytest.raises(RunExistsError, match="already holds a run"):

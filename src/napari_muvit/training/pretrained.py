@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from napari_muvit.config import FinetuneConfig, RunConfig, parse_config
-from napari_muvit.errors import ConfigError, nearest_name
+from napari_muvit.errors import CheckpointError, ConfigError, nearest_name
 from napari_muvit.models.checkpoint import load_model
 from napari_muvit.models.encoder import Encoder
 from napari_muvit.training.fetch import MARKS, fetch_model, is_address
-from napari_muvit.training.folder import find_model
+from napari_muvit.training.folder import RunFolder, find_model
 
 ADOPTED = (
     "dim", "num_layers", "heads", "patch_size", "token_coordinates", "rope_frequencies",
@@ -24,8 +27,13 @@ MOST_LISTED = 200
 """Folders that are looked into for the one that may have been meant."""
 
 
-def load_pretrained(config: RunConfig) -> Encoder | None:
+def load_pretrained(config: RunConfig, place: RunFolder | None = None) -> Encoder | None:
     """The encoder that `config` starts from, None where it starts from random weights.
+
+    Parameters
+    ----------
+    place
+        Folder of a run that goes on; the model that it has saved is taken first.
 
     Raises
     ------
@@ -34,15 +42,17 @@ def load_pretrained(config: RunConfig) -> Encoder | None:
     """
     if not isinstance(config, FinetuneConfig) or config.pretrained is None:
         return None
+    own = None if place is None else load_own(place)
+    if own is not None:
+        return own
     given = config.pretrained
     if is_address(given):
         folder = find_model(fetch_model(given))
     else:
         check_model_folder(given)
         folder = find_model(Path(given).expanduser())
-    model = load_model(folder)
-    encoder = getattr(model, "encoder", model)
-    if not isinstance(encoder, Encoder):
+    encoder = _encoder_of(load_model(folder))
+    if encoder is None:
         raise ConfigError(
             f"pretrained is {given!r}, which holds no encoder. Pass the folder of a "
             "pretraining run.", field="pretrained",
@@ -56,6 +66,24 @@ def load_pretrained(config: RunConfig) -> Encoder | None:
             field="levels",
         )
     return encoder
+
+
+def load_own(place: RunFolder) -> Encoder | None:
+    """The encoder of the model that a run has saved; None where it starts over.
+
+    Its architecture is what counts, since the checkpoint brings the weights: the model that the
+    run began with may be gone.
+    """
+    if not place.state_path.exists():
+        return None
+    with suppress(CheckpointError):
+        return _encoder_of(load_model(place.model_folder(best=False)))
+    return None
+
+
+def _encoder_of(model: nn.Module) -> Encoder | None:
+    encoder = getattr(model, "encoder", model)
+    return encoder if isinstance(encoder, Encoder) else None
 
 
 def check_model_folder(given: str) -> None:

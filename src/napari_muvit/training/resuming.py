@@ -49,7 +49,7 @@ def resume_run(folder: str | os.PathLike[str], **changes: Any) -> Run:
         return _complete(place, ending, planned)
     config = place.config()
     config = parse_config(type(config), {**config.model_dump(), **given})
-    ready = prepare_run(config, place.kind, place.facts())
+    ready = prepare_run(config, place.kind, place)
     engine = build_engine(ready, place)
     if not place.state_path.exists():
         engine.warnings += (

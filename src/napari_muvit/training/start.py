@@ -108,14 +108,15 @@ class Ready:
         }
 
 
-def prepare_run(config: RunConfig, kind: str, before: dict[str, Any] | None = None) -> Ready:
+def prepare_run(config: RunConfig, kind: str, place: RunFolder | None = None) -> Ready:
     """Open, check and build what `config` names; nothing is written.
 
     Parameters
     ----------
-    before
-        Facts of the run folder, where an earlier process began the run.
+    place
+        The run folder, where an earlier process began the run.
     """
+    before = None if place is None else place.facts()
     parallel = Parallel.from_environment(cpu=choose_device(config.device).type != "cuda")
     if config.batch_size < parallel.world:
         raise ConfigError(
@@ -126,7 +127,7 @@ def prepare_run(config: RunConfig, kind: str, before: dict[str, Any] | None = No
     check_precision(device, config.precision)
     if config.tensorboard:
         check_tensorboard()
-    encoder = load_pretrained(config)
+    encoder = load_pretrained(config, place)
     if encoder is not None:
         config = adopt_encoder(config, encoder)
     images = open_images(config)
