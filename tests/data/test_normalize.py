@@ -128,3 +128,21 @@ def test_mistakes_are_named():
         NormalizationRule(percentiles=(99.0, 1.0))
     with pytest.raises(ChannelError, match="3 channels"):
         Normalization(np.zeros(1), np.ones(1)).apply(np.zeros((3, 4, 4)))
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (3, 2)])
+def test_padding_and_pixels_that_are_no_numbers_become_0(lead):
+    image = np.random.default_rng(0).random((*lead, 3, 8, 9)) + 1
+    valid = np.ones((*lead, 8, 9), bool)
+    valid[..., 0, :] = False
+    image[..., 1, 4, 5], image[..., 2, 5, 5] = np.nan, np.inf
+    rule = Normalization(np.ones(3), np.full(3, 2.0))
+    values, known = rule.apply_where(image, valid)
+    wanted = valid.copy()
+    wanted[..., 4:6, 5] = False
+    np.testing.assert_array_equal(known, wanted)
+    assert values.dtype == np.float32
+    shown = np.broadcast_to(known[..., None, :, :], values.shape)
+    assert (values[~shown] == 0).all()
+    np.testing.assert_array_equal(values[shown], rule.apply(image)[shown])
+    assert valid[..., 4, 5].all()  # what was given stays as it was

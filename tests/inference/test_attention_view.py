@@ -59,3 +59,10 @@ def test_wrong_places_and_layers_are_refused(model):
         attention_view(image(), model, (400.0, 2.0), device="cpu")
     with pytest.raises(InputError, match="2 layers"):
         attention_view(image(), model, (4.0, 2.0), layer=5, device="cpu")
+
+
+def test_pixels_that_are_no_numbers_are_padding(model):
+    pixels = image()
+    pixels[:, 60:80] = np.nan
+    view = attention_view(pixels, model, (70.0, 90.0), device="cpu")
+    assert sum(view.shares()) == pytest.approx(1, abs=1e-5)

@@ -138,3 +138,10 @@ def test_official_folders_are_told_apart_by_their_weights(tmp_path):
     sources = [ModelSource(str(tmp_path / str(i)), mark=marks[i]) for i in (0, 1)]
     first, second = (room._load_encoder(source).state_dict() for source in sources)
     assert not all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_pixels_that_are_no_numbers_are_padding(model):
+    pixels = image()
+    pixels[:, 60:80] = np.nan
+    found = features(pixels, model, level=1, device="cpu").compute()
+    assert np.isfinite(found).all()

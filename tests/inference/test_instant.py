@@ -233,3 +233,22 @@ def test_the_middle_of_a_block_that_the_view_cuts_is_named() -> None:
     result = InstantResult(np.zeros((300, 400), np.uint8), confidence, 2, (10, 20))
     # rows 256 to 300 and columns 384 to 400, in pixels of level 2 from (10, 20) on
     assert result.most_uncertain(128).tolist() == [(10 + 278) * 2 - 0.5, (20 + 392) * 2 - 0.5]
+
+
+def test_pixels_that_are_no_numbers_are_padding() -> None:
+    from napari_muvit.models.encoder import Encoder
+
+    pixels = np.random.default_rng(0).random((200, 200)).astype(np.float32)
+    pixels[:, 60:80] = np.nan
+    pyramid = open_pyramid(pixels)
+    encoder = Encoder(in_channels=1, levels=(1, 4), patch_size=8, num_layers=1, dim=48, heads=2,
+                      ndim=2, crop_size=64)
+    maps = [*filter_maps(pyramid, 1, (0, 0), (128, 128)),
+            *EncoderFeatures(encoder, pyramid).maps(1, (0, 1))]
+    assert all(np.isfinite(found.values).all() for found in maps)
+
+
+def test_nothing_but_pixels_that_are_no_numbers_is_an_empty_place() -> None:
+    pyramid = open_pyramid(np.full((64, 64), np.nan, np.float32))
+    assert all(np.isfinite(found.values).all()
+               for found in filter_maps(pyramid, 1, (0, 0), (64, 64)))

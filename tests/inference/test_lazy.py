@@ -90,6 +90,24 @@ def test_a_plane_model_predicts_every_plane_and_time_point():
         predict(flat, PixelModel(make_spec(ndim=3)))
 
 
+def test_pixels_that_are_no_numbers_are_padding():
+    seen = []
+
+    def judge(x, bbox, valid):
+        seen.append((x, valid))
+        return thirds(x[:, 0, 0])
+
+    pixels = image((96, 96))
+    pixels[:, 30:50] = np.nan
+    spec = make_spec((1, 4))
+    labels = predict(pixels, FunctionPredictor(judge, spec), tissue="none").compute()
+    assert all(np.isfinite(x).all() and (x[:, :, 0][~valid] == 0).all() for x, valid in seen)
+    assert any(valid.any() and not valid.all() for _, valid in seen)
+    known = np.isfinite(pixels)
+    whole = np.array(TABLE.values)[thirds(pixels[None])[0].argmax(axis=0)]
+    np.testing.assert_array_equal(labels[known], whole[known])
+
+
 def test_an_unreadable_block_says_why():
     def judge(x, bbox, valid):
         return np.full((len(x), 3, 32, 32), np.nan)

@@ -117,6 +117,29 @@ class Normalization:
         scaled *= factor
         return scaled
 
+    def apply_where(
+        self, image: NDArray[Any], valid: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """What a model reads of an image: normalised values, 0 on padding, and what is none.
+
+        Parameters
+        ----------
+        image, valid
+            (..., C, *S), and (..., *S), False on padding.
+
+        Returns
+        -------
+        values, valid
+            Of the same shapes; pixels that are no numbers are padding, too.
+        """
+        values = self.apply(image)
+        if image.dtype.kind == "f":
+            valid = finite_pixels(values, valid, self.num_axes)
+        if not valid.all():
+            shown = np.expand_dims(valid, -self.num_axes - 1)
+            values = np.where(shown, values, np.float32(0))
+        return values, valid
+
     def undo(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Intensities of a normalised image (..., C, *S)."""
         shape = (-1, *(1,) * self.num_axes)
@@ -135,6 +158,14 @@ class Normalization:
         """The numbers that `to_dict` wrote."""
         return cls(np.asarray(data["offset"], dtype=np.float64),
                    np.asarray(data["scale"], dtype=np.float64), int(data.get("num_axes", 2)))
+
+
+def finite_pixels(
+    image: NDArray[Any], valid: NDArray[np.bool_], num_axes: int = 2
+) -> NDArray[np.bool_]:
+    """Pixels (..., *S) of `valid` where all channels of `image` (..., C, *S) are numbers."""
+    found: NDArray[np.bool_] = valid & np.isfinite(image).all(axis=-num_axes - 1)
+    return found
 
 
 def measure(

@@ -246,12 +246,10 @@ class SampleSource:
             labels = None if labels is None else move_pixels(draw, labels, num_axes)
             pixel = image.match.to_model(image.grids.factor)
             bbox = jitter_boxes(draw, move_boxes(draw, bbox), pixel)
-        values = image.normalization.apply(pixels)
-        if pixels.dtype.kind == "f":
-            valid = valid & np.isfinite(values).all(axis=1)
+        values, valid = image.normalization.apply_where(pixels, valid)
         if self.augment and options.intensity_jitter:
-            values = jitter_intensity(draw, values, num_axes)
-        values = np.where(valid[:, None], values, np.float32(0))
+            jittered = jitter_intensity(draw, values, num_axes)
+            values = np.where(valid[:, None], jittered, np.float32(0))
         check_boxes(bbox)
         sample: dict[str, Any] = {
             "img": values, "bbox": bbox, "valid": np.ascontiguousarray(valid),

@@ -102,8 +102,7 @@ def _look(
     corners = _corners(pyramid, where, crop_extents(match.levels, spec.crop_size, spec.ndim, axes))
     crop: Any = pyramid.crop(
         corner=corners, levels=match.levels, size=spec.crop_size, scaled_axes=axes)
-    x: NDArray[np.float32] = measure_image(spec, pyramid).apply(crop.image)
-    x = np.where(crop.valid[:, None], x, np.float32(0))
+    x, _ = measure_image(spec, pyramid).apply_where(crop.image, crop.valid)
     patches = np.asarray(spec.crop_size) // np.asarray(encoder.patch_size)
     query = _patch_at(where, crop.bbox[0], patches)
     with model_lock(), torch.inference_mode(), predictor.computing():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_muvit.data.normalize import finite_pixels
 from napari_muvit.geometry import FloatArray, aligned_offset
 
 TILE = 256
@@ -118,7 +119,11 @@ def filter_maps(
         crop = pyramid.crop(
             corner=(low - MARGIN * factor)[None], levels=(factor,), size=pixels,
         )
-        image = mirror_outside(crop.image[0], crop.valid[0])
+        image, valid = crop.image[0], crop.valid[0]
+        if image.dtype.kind == "f":  # one pixel that is no number would blot out all around it
+            valid = finite_pixels(image, valid)
+            image = np.where(valid, image, 0)
+        image = mirror_outside(image, valid)
         maps.append(FeatureMap.in_box(filter_responses(image), crop.bbox[0]))
     return maps
 
@@ -193,9 +198,7 @@ class EncoderFeatures:
         step = self.size * self.levels[first]
         center = (np.asarray(place) + 0.5) * step - 0.5
         crop = self._pyramid.crop(center=center, levels=self.levels, size=self.size)
-        image = np.stack([self._normalization.apply(pixels) for pixels in crop.image])
-        valid = np.broadcast_to(crop.valid[:, None], image.shape)
-        image = np.where(valid, image, np.float32(0)).astype(np.float32)
+        image, _ = self._normalization.apply_where(crop.image, crop.valid)
         boxes = crop.bbox - crop.bbox[-1].mean(axis=0)
         device = next(self._encoder.parameters()).device
         given = (torch.from_numpy(part)[None].to(device)

@@ -118,8 +118,5 @@ class TileReader:
             corner=corner[None], levels=(job.plan.levels[number],), size=job.plan.size,
             scaled_axes=job.scaled_axes,
         )
-        image: FloatImage = job.normalization.apply(crop.image[0])
-        valid = crop.valid[0]
-        if not valid.all():
-            image[:, ~valid] = 0
+        image, valid = job.normalization.apply_where(crop.image[0], crop.valid[0])
         return image, crop.bbox[0], valid
