@@ -169,6 +169,25 @@ def test_features_are_probed(paths, folder):
     assert "ROC-AUC" in str(report)
 
 
+def test_an_object_is_probed_where_it_does_not_lie(paths, folder):
+    model = api.load_model(str(folder / "visible" / "auto"), device="cpu")
+    found, wanted = (
+        api.probe(paths["image"], paths["labels"], model, device=device, kernels="torch")
+        for device in ("auto", "cpu"))
+    assert found.auc == pytest.approx(wanted.auc, abs=1e-2)
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("lies_on", [pretend.DEVICE, "cpu"])
+def test_an_object_predicts_on_two_devices_at_a_time(paths, folder, lies_on):
+    model = api.load_model(str(folder / "unetr" / "auto"), device=lies_on)
+    found = [
+        api.predict(paths["image"], model, device=device, kernels="torch", roi=[[0, 0], [9, 9]])
+        for device in (pretend.DEVICE, "cpu")]
+    assert (np.asarray(found[0]) == np.asarray(found[1])).mean() > 0.999
+    assert {p.device.type for p in model.parameters()} == {torch.device(lies_on).type}
+
+
 def test_attention_is_that_of_the_cpu(paths, folder):
     found, wanted = (
         attention_view(paths["image"], str(folder / "unetr" / "auto"), (40, 40), device=device)

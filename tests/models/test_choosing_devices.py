@@ -11,6 +11,7 @@ from napari_muvit.models.devices import (
     cuda_problem,
     device_facts,
     is_out_of_memory,
+    module_on,
 )
 
 
@@ -65,3 +66,18 @@ def test_apple_gpus_are_refused_where_there_is_none(monkeypatch):
 ])
 def test_out_of_memory_is_recognised(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+def test_a_module_is_copied_to_another_device_and_stays_where_it_was():
+    inner = torch.nn.Linear(3, 3).requires_grad_(False)
+    module = torch.nn.Sequential(inner, torch.nn.BatchNorm1d(3), inner)  # one is there twice
+    module.meta = {"levels": (1, 4)}
+    assert module_on(module, torch.device("cpu")) is module
+    other = module_on(module, torch.device("meta"))
+    assert {t.device.type for t in other.state_dict().values()} == {"meta"}
+    assert {t.device.type for t in module.state_dict().values()} == {"cpu"}
+    assert other[0] is other[2]
+    assert other.meta == module.meta
+    assert [p.requires_grad for p in other.parameters()] == [False, False, True, True]
+    assert isinstance(other[1].running_mean, torch.Tensor)
+    assert other[1].running_mean.is_meta

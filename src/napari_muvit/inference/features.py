@@ -134,11 +134,16 @@ class EncoderSource:
         """
         opened: FeaturePredictor | None = self.__dict__.get("_opened")
         if opened is None:
+            from napari_muvit.models.devices import module_on
+
             source, encoder = self.source, self.encoder
             digest: Callable[[nn.Module], str] = fingerprint_weights
             if encoder is None:
                 encoder, digest = _load_encoder(source), lambda _: source.mark
-            computing = Computing(choose_device(source.device), source.precision, source.kernels)
+            device = choose_device(source.device)
+            if self.encoder is not None:
+                encoder = module_on(encoder, device)
+            computing = Computing(device, source.precision, source.kernels)
             opened = FeaturePredictor(encoder, read_encoder_spec(encoder, digest), computing)
             self.__dict__["_opened"] = opened
         return opened
@@ -282,13 +287,15 @@ def parse_encoder(
     model: Any, *, device: str = "auto", precision: Precision = "fp32",
     threads: int | None = None, kernels: KernelOption = "auto",
 ) -> EncoderSource:
-    """The encoder that a user names by a folder or as a loaded model.
+    """The encoder that a user names by a folder or as a loaded model; a parsed one stays as it is.
 
     Raises
     ------
     CheckpointError
         If it is no model with an encoder.
     """
+    if isinstance(model, EncoderSource):
+        return model
     if isinstance(model, (str, Path)):
         path = find_model_folder(model).resolve()
         encoder, folder, mark = None, str(path), fingerprint_folder(path)

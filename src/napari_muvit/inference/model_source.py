@@ -107,9 +107,12 @@ def parse_model(
     if isinstance(getattr(model, "spec", None), ModelSpec) and callable(model):
         return _averaged(model, average)
     if hasattr(model, "state_dict"):
+        from napari_muvit.models.devices import module_on
+
         spec = read_spec(model, fingerprint_weights)
         source = ModelSource("", device, precision, threads, average)
         source = replace(source, kernels=_kernels(model, source, kernels))
+        model = module_on(model, choose_device(device))
         return _averaged(_predictor(model, spec, source), average)
     raise InputError(
         f"model is {type(model).__name__}; pass a run folder, a model folder, or a segmenter "

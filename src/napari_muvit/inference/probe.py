@@ -22,7 +22,12 @@ from napari_muvit.data.labels import ClassTable, infer_class_table
 from napari_muvit.data.physical import match_pixel_size
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray, default_scaled_axes
-from napari_muvit.inference.features import features, parse_encoder
+from napari_muvit.inference.features import (
+    EncoderSource,
+    FeaturePredictor,
+    features,
+    parse_encoder,
+)
 from napari_muvit.inference.job import level_grids
 
 if TYPE_CHECKING:
@@ -41,6 +46,9 @@ DECAY = 1e-4
 """L2 penalty of the classifier's weights, features scaled to unit deviation."""
 
 ITERATIONS = 200
+
+COMPUTING = ("device", "precision", "threads", "kernels")
+"""Options that say how an encoder runs."""
 
 PLANES = ("channels", "t", "z", "image")
 """Options that say what of a source is the image."""
@@ -154,8 +162,9 @@ def _collect_all(
     """The labelled patches of every image, and the classes of all."""
     opened = [_open_labels(truth, options.get("t"), options.get("z")) for _, truth in pairs]
     table = infer_class_table(opened, unlabelled)
+    encoder = parse_encoder(model, **{k: v for k, v in options.items() if k in COMPUTING})
     found = [
-        collect(image, truth, table, model, level, np.random.default_rng([seed, number]), options)
+        collect(image, truth, table, encoder, level, np.random.default_rng([seed, number]), options)
         for number, ((image, _), truth) in enumerate(zip(pairs, opened, strict=True))
     ]
     return found, table
@@ -173,7 +182,7 @@ def _open_labels(source: Any, t: int | None, z: int | None) -> Pyramid:
 
 
 def collect(
-    source: Any, labels: Pyramid, table: ClassTable, model: Any, level: float,
+    source: Any, labels: Pyramid, table: ClassTable, encoder: EncoderSource, level: float,
     rng: np.random.Generator, options: dict[str, Any],
 ) -> Samples:
     """The labelled patches of an image; features are computed only where there are some."""
@@ -182,8 +191,8 @@ def collect(
     which = {name: options[name] for name in PLANES if name in options}
     others = {name: value for name, value in options.items() if name not in PLANES}
     pyramid = open_pyramid(source, **which)
-    lazy = features(pyramid, model, level, **others)
-    lower, cell = patch_grid(pyramid, model, level)
+    lazy = features(pyramid, encoder, level, **others)
+    lower, cell = patch_grid(pyramid, encoder.open(), level)
     reader = LabelReader(labels, pyramid, table)
     wanted = []
     for index in np.ndindex(*lazy.numblocks[1:]):
@@ -209,15 +218,16 @@ def collect(
                      for name in ("features", "classes", "places")))
 
 
-def patch_grid(pyramid: Pyramid, model: Any, level: float) -> tuple[FloatArray, FloatArray]:
+def patch_grid(
+    pyramid: Pyramid, predictor: FeaturePredictor, level: float
+) -> tuple[FloatArray, FloatArray]:
     """Lower outer edge and size (A,) of the first patch of a level, world px."""
-    opened = parse_encoder(model, device="cpu", kernels="torch").open()
-    spec, encoder = opened.spec, opened.model
+    spec = predictor.spec
     axes = spec.scaled_axes or default_scaled_axes(spec.ndim)
     match = match_pixel_size(spec.levels, spec.pixel_size, pyramid, axes)
     scales, lowers = level_grids(pyramid, tuple(float(v) for v in match.levels), axes)
     number = spec.levels.index(level)
-    patch: Any = encoder.patch_size
+    patch: Any = predictor.model.patch_size
     return np.asarray(lowers[number]), np.asarray(scales[number]) * np.asarray(tuple(patch))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_muvit.errors import RunError
 from napari_muvit.models.kernels import KernelChoice, use_kernels
@@ -29,6 +30,25 @@ def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
     it was freed and used anew (pytorch/pytorch issue 139550).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def module_on(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` itself if it lies on `device`, else a copy of it there.
+
+    A module that is moved is taken away from everyone who uses it.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(_lies_on(tensor, device) for tensor in tensors):
+        return module
+    moved: dict[int, Any] = {id(b): b.detach().to(device) for b in module.buffers()}
+    moved |= {id(p): nn.Parameter(p.detach().to(device), p.requires_grad)
+              for p in module.parameters()}
+    return copy.deepcopy(module, moved)
+
+
+def _lies_on(tensor: Tensor, device: torch.device) -> bool:
+    own = tensor.device
+    return own.type == device.type and device.index in (None, own.index)
 
 
 @dataclass(frozen=True)
