@@ -54,7 +54,7 @@ _HOMES = {
     "napari_muvit.inference.instant_model": ("instant_segmenter",),
     "napari_muvit.inference.live": ("LivePrediction",),
     "napari_muvit.inference.scores": ("Scores",),
-    "napari_muvit.inference.cohort": ("predict_images",),
+    "napari_muvit.inference.cohort": ("export_outlines", "predict_images"),
     "napari_muvit.inference.probe": ("ProbeScores",),
     "napari_muvit.inference.probe_images": ("probe_images",),
     "napari_muvit.inference.attention_view": ("AttentionView", "attention_view"),

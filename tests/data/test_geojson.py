@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from napari_muvit.data.geojson import export_geojson, read_geojson, write_geojson
 from napari_muvit.data.labels import ClassTable, LabelClass
 from napari_muvit.data.outlines import trace_labels
+from napari_muvit.data.output import OutputLayout, PredictionStore
+from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.data.rasterize import fill_rings
 from napari_muvit.errors import MuvitError, MuvitWarning, SourceError
 
@@ -214,7 +216,6 @@ def test_export_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_whole_store_and_prediction_are_exported(tmp_path: Path) -> None:
     from napari_muvit.data.annotations import open_annotations
-    from napari_muvit.data.pyramid import open_pyramid
     from napari_muvit.errors import InputError
 
     image = open_pyramid(np.zeros((3000, 700), np.uint8))
@@ -234,3 +235,35 @@ def test_whole_store_and_prediction_are_exported(tmp_path: Path) -> None:
     assert table == TABLE
     with pytest.raises(InputError, match="Pass one of them"):
         export_geojson(pyramid, path, level=3)
+
+
+def predicted_store(path: Path, shape: tuple[int, ...] = (40, 50)) -> Path:
+    """A prediction at 2 world px of its image, whose `Tumor` lies in background."""
+    labels = np.ones(shape, np.uint8)
+    labels[..., 10:20, 5:25] = 2
+    axes = "zyx"[-len(shape):]
+    lead = (1.0,) * (len(shape) - 2)
+    layout = OutputLayout(shape, axes, (64, 64), (64, 64), (*lead, 2.0, 2.0),
+                          (*(0.0 for _ in lead), 0.5, 0.5), has_unit=False)
+    facts = {"grid": {"scale": [*lead, 2.0, 2.0], "offset": [*(0.0 for _ in lead), 0.5, 0.5]}}
+    store = PredictionStore.create(
+        path, layout, dtype=np.uint8, facts=facts, classes=TABLE)
+    store.write([slice(0, n) for n in shape], labels)
+    return path
+
+
+def test_a_prediction_is_exported_in_pixels_of_its_image(tmp_path: Path) -> None:
+    pyramid = open_pyramid(str(predicted_store(tmp_path / "p.ome.zarr"))).as_labels()
+    path = tmp_path / "a.geojson"
+    assert export_geojson(pyramid, path) == 1
+    (found,), _ = read_geojson(path, TABLE)
+    assert found.value == 2
+    np.testing.assert_array_equal(found.box, [[19.5, 9.5], [39.5, 49.5]])
+
+
+def test_a_volume_of_predictions_is_exported_plane_by_plane(tmp_path: Path) -> None:
+    store = predicted_store(tmp_path / "p.ome.zarr", (2, 40, 50))
+    assert export_geojson(open_pyramid(str(store)), tmp_path / "a.geojson", plane=1) == 1
+    (found,), _ = read_geojson(tmp_path / "a.geojson", TABLE)
+    assert found.plane == 1
+    np.testing.assert_array_equal(found.box, [[19.5, 9.5], [39.5, 49.5]])

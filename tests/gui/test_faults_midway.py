@@ -141,7 +141,7 @@ def test_outlines_that_cannot_be_written(
     path = str(tmp_path / "out.geojson")
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (path, ""))
     with monkeypatch.context() as patch:
-        patch.setattr(api, "export_geojson", fail)
+        patch.setattr(api, "export_outlines", fail)
         predict.results.export.click()
         assert not predict.results.export.isEnabled()
         qtbot.waitUntil(lambda: bool(notices), timeout=WAIT_MS)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_muvit import api
 from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.errors import InputError, SourceNotFoundError
@@ -124,6 +125,19 @@ def test_outlines_are_in_image_pixels_and_bear_class_names(tmp_path):
     assert corners.min(axis=0).tolist() == [5, 10]
     assert corners.max(axis=0).tolist() == [25, 20]
     assert export_outlines(output, tmp_path / "again.geojson") == [tmp_path / "again.geojson"]
+
+
+def test_both_exports_of_a_coarse_prediction_agree(tmp_path, images, stub):
+    stub.spec = make_spec((2,), fingerprint="coarse", normalization={
+        "kind": "constant", "constant": 255.0})
+    output = tmp_path / "out.ome.zarr"
+    list(predict_images(config(images[:1], output)))
+    (file,) = api.export_outlines(output)
+    assert api.export_geojson(api.open_pyramid(str(output)), tmp_path / "b.geojson") > 1
+    assert (tmp_path / "b.geojson").read_text() == file.read_text()
+    corners = [np.array(f["geometry"]["coordinates"][0]).max(axis=0)
+               for f in json.loads(file.read_text())["features"]]
+    assert np.max(corners, axis=0).tolist() == [50, 40]
 
 
 def test_outlines_of_a_volume_lie_in_one_file_for_each_plane(tmp_path):

@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from napari_muvit.errors import (
     SourceError,
     SourceNotFoundError,
 )
+from napari_muvit.geometry import FloatArray
 
 HALF_PIXEL = 0.5
 
@@ -224,6 +226,9 @@ def export_geojson(
 ) -> int:
     """Write the outlines of a whole label image for QuPath; returns how many.
 
+    Those of a prediction are in full-resolution pixels of the image that was predicted, at
+    whatever level its model gives labels, and without its background.
+
     Parameters
     ----------
     labels
@@ -241,24 +246,67 @@ def export_geojson(
     InputError
         If there is no such level or plane.
     """
-    view, own = _plane_of(labels, level, plane)
-    table = classes or own or ClassTable(())
-    return write_geojson(path, trace_labels(view, level=level), table, plane=plane)
+    view = _view_of(labels, level, plane)
+    table = classes or view.classes or ClassTable(())
+    outlines = trace_labels(view.labels, view.values, level=view.size, corner=view.corner)
+    return write_geojson(path, outlines, table, plane=plane)
 
 
-def _plane_of(labels: Any, level: int, plane: int | None) -> tuple[BlockArray, ClassTable | None]:
-    """One plane of a store or pyramid at a level, and the classes that it brings."""
+@dataclass(frozen=True)
+class _View:
+    """One plane of labels at one level, and what tracing it needs to know.
+
+    Attributes
+    ----------
+    classes, values
+        Those that the labels bring, and the labels to trace; None where all are.
+    size, corner
+        Of a pixel, and the lower outer edge, (y, x) each, world px.
+    """
+
+    labels: BlockArray
+    classes: ClassTable | None
+    values: tuple[int, ...] | None
+    size: FloatArray
+    corner: FloatArray
+
+
+def _view_of(labels: Any, level: int, plane: int | None) -> _View:
+    """One plane of a store or pyramid at a level."""
+    values = None
     if hasattr(labels, "class_counts"):
         shape, read = labels.arrays.level_shape(level), partial(labels.read, level)
         dtype, classes = labels.arrays.dtype, labels.classes
+        size, corner = np.full(2, float(level)), np.full(2, -0.5)
     else:
         index = _array_of(labels, level)
         shape, read = labels.shapes[index], partial(labels.read, index)
         dtype, classes = labels.dtype, read_class_table(labels)
+        size = np.asarray(labels.factors[index][-2:])
+        corner = np.asarray(labels.offsets[index][-2:]) - size / 2
+        grid = _image_grid(labels)
+        if grid is not None:
+            size, corner = size * grid[0], grid[1] + corner * grid[0]
+            values = None if classes is None else tuple(
+                item.value for item in classes.classes if item.value != classes.background)
     if len(shape) == 3 and plane is None:
         raise InputError("the labels are a volume; QuPath takes one plane. Pass plane.")
     lead = (plane,) if len(shape) == 3 and plane is not None else ()
-    return BlockArray(shape[-2:], dtype, read, lead), classes
+    return _View(BlockArray(shape[-2:], dtype, read, lead), classes, values, size, corner)
+
+
+def _image_grid(pyramid: Any) -> tuple[FloatArray, FloatArray] | None:
+    """World px of the image in a pixel of its prediction, and where pixel 0 lies, (y, x) each.
+
+    None for labels that are no prediction: those lie on their image.
+    """
+    muvit = (pyramid.label_metadata or {}).get("muvit")
+    facts = muvit.get("prediction") if isinstance(muvit, Mapping) else None
+    grid = facts.get("grid") if isinstance(facts, Mapping) else None
+    if not isinstance(grid, Mapping):
+        return None
+    scale, offset = (np.asarray(grid[key][-2:], np.float64) for key in ("scale", "offset"))
+    return scale, offset
 
 
 def _array_of(pyramid: Any, level: int) -> int:

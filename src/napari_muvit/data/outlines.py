@@ -6,7 +6,7 @@ memory follows the length of the borders and not the size of the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class Outline:
 
 def trace_labels(
     labels: Any, values: Iterable[int] | None = None, *, level: ArrayLike = 1,
-    corner: Sequence[float] = (-0.5, -0.5),
+    corner: ArrayLike = (-0.5, -0.5),
 ) -> Iterator[Outline]:
     """Outlines of all connected areas (by edges, not corners) of a label plane.
 

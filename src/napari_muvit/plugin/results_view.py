@@ -83,20 +83,21 @@ class ResultsView(QWidget):  # type: ignore[misc]
         """Write the outlines to `path`, in the background."""
         backend, store = self._backend(), self.store
 
-        def generate() -> Iterator[int]:
-            yield backend.export_geojson(backend.open_pyramid(str(store)).as_labels(), path)
+        def generate() -> Iterator[list[Path]]:
+            yield backend.export_outlines(store, path)
 
         self.export.setEnabled(False)
         self.job = Job(generate)
         self.job.reported.connect(self._on_written)
         self.job.ended.connect(self._on_ended)
         self.destroyed.connect(self.job.cancel)
-        self._path = path
         self.job.start()
 
-    def _on_written(self, count: int) -> None:
-        show_hint(f"{count} outlines were written to {self._path}.")
-        self.exported.emit(str(self._path))
+    def _on_written(self, files: Sequence[Path]) -> None:
+        # A volume gives one file for each plane.
+        names = f"{files[0]}" if len(files) == 1 else f"{files[0]} to {files[-1].name}"
+        show_hint(f"The outlines were written to {names}.")
+        self.exported.emit(str(files[0]))
 
     def _on_ended(self, error: BaseException | None) -> None:
         self.job = None
