@@ -40,7 +40,7 @@ _HOMES = {
     "napari_muvit.data.cohort": ("read_cohort",),
     "napari_muvit.data.annotations": ("AnnotationStore", "open_annotations"),
     "napari_muvit.data.annotation_metadata": ("default_class_table",),
-    "napari_muvit.data.annotation_place": ("annotation_path",),
+    "napari_muvit.data.annotation_place": ("annotation_path", "image_stem"),
     "napari_muvit.data.rasterize": (
         "Polygon", "paint_instances", "paint_labels", "paint_polygons",
     ),

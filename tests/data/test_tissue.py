@@ -8,6 +8,7 @@ from scipy import ndimage
 from skimage.io import imread, imsave
 
 from napari_muvit.data import tissue
+from napari_muvit.data.omezarr import create_pyramid
 from napari_muvit.data.pyramid import open_pyramid, pyramid_from_arrays
 from napari_muvit.data.tissue import coarse_view, find_tissue, tissue_places
 from napari_muvit.errors import InputError
@@ -121,6 +122,47 @@ def test_given_masks_of_any_resolution(tmp_path):
         found = tissue_places(str(source), image)
         assert found.holds([(10, 300), (10, 100)]).tolist() == [True, False]
     assert tissue_places("none", image).mask.all()
+
+
+def save_halves(folder, left, right):
+    """Two masks: one of the left half, one of the right half."""
+    for name, part in ((left, slice(0, 50)), (right, slice(50, 100))):
+        mask = np.zeros((75, 100), np.uint8)
+        mask[:, part] = 255
+        imsave(folder / name, mask, check_contrast=False)
+
+
+def test_names_with_dots_find_the_mask_of_their_own(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    save_halves(masks, "2024.05.12_a.png", "2024.05.12_b.png")
+    (masks / "2024.05.12_b.geojson").write_text("{}")
+    image = np.zeros(SHAPE, np.uint8)
+    for name in ("2024.05.12_b.ome.tif", "2024.05.12_b.png"):
+        imsave(tmp_path / name, image, check_contrast=False)
+        found = tissue_places(str(masks), open_pyramid(str(tmp_path / name)))
+        assert found.holds([(10, 300), (10, 100)]).tolist() == [True, False]
+
+
+def test_a_store_finds_the_mask_of_its_file_and_else_of_its_title(tmp_path):
+    create_pyramid(tmp_path / "s1.ome.zarr", shape=SHAPE, axes="yx", levels=(1,), dtype="uint8",
+                   name="Case 1")
+    image = open_pyramid(str(tmp_path / "s1.ome.zarr"))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    with pytest.raises(InputError, match=r"Add s1\.png"):
+        tissue_places(str(masks), image)
+    save_halves(masks, "Case 1.png", "other.png")
+    assert tissue_places(str(masks), image).holds((10, 100))
+    save_halves(masks, "other.png", "s1.png")
+    assert tissue_places(str(masks), image).holds((10, 300))
+
+
+def test_several_masks_of_one_name_are_refused(tmp_path):
+    save_halves(tmp_path, "slide.png", "slide.tif")
+    image = open_pyramid(np.zeros(SHAPE, np.uint8)).renamed("slide")
+    with pytest.raises(InputError, match=r"2 tissue masks .* slide\.png, slide\.tif"):
+        tissue_places(str(tmp_path), image)
 
 
 def test_masks_that_do_not_fit_are_refused(tmp_path):

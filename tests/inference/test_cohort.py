@@ -107,6 +107,22 @@ def test_alike_file_names_get_their_folders():
     names = store_names(["a/x.ome.zarr", "b/x.ome.zarr", "b/y.tif", "b/x.png"])
     assert len(set(names)) == 4
     assert names[:3] == ["a_x", "b_x", "y"]
+    assert store_names(["s1_2024.01.05_a.svs", "s1_2024.01.05_b.svs", "c.ome.zarr"]) == [
+        "s1_2024.01.05_a", "s1_2024.01.05_b", "c"]
+
+
+@pytest.mark.parametrize("names", [
+    ("s.2024_a.ome.zarr", "s.2024_b.ome.zarr"), ("out.v1", "out.v2")])
+def test_outlines_of_names_with_dots_lie_in_files_of_their_own(tmp_path, images, names):
+    for name in names:
+        list(predict_images(config(images[:1], tmp_path / name, geojson=True)))
+    expected = [f"{name.removesuffix('.ome.zarr')}.geojson" for name in names]
+    assert sorted(file.name for file in tmp_path.glob("*.geojson")) == expected
+
+
+def test_a_store_of_a_picture_s_name_keeps_its_dots_in_the_advice(tmp_path, images):
+    with pytest.raises(InputError, match=r"s\.2024_a\.ome\.zarr"):
+        predict_images(config(images[:1], tmp_path / "s.2024_a.tif"))
 
 
 def test_outlines_are_in_image_pixels_and_bear_class_names(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from napari_muvit import api
 from napari_muvit.errors import InputError
 from napari_muvit.plugin import label_layers, predict
+from napari_muvit.plugin.predict_queue import many_rows
 
 TABLE = api.ClassTable(
     (api.LabelClass(1, "rest", "#808080"), api.LabelClass(5, "nuclei", "#ff0000")), background=1
@@ -117,3 +119,16 @@ def test_level_array_reads_like_numpy(axes: str, key: tuple[object, ...]) -> Non
     whole_key = (slice(None), *key) if axes == "cyx" and key else key
     assert array.shape == expected.shape
     assert np.array_equal(array[whole_key], expected[whole_key])
+
+
+@pytest.mark.parametrize(("name", "stem"), [
+    ("s1_2024.01.05_a.svs", "s1_2024.01.05_a"), ("slide.ome.tif", "slide"),
+    ("slide.ome.zarr", "slide"), ("slide.png", "slide"),
+])
+def test_slides_whose_names_have_dots_get_outputs_of_their_own(name: str, stem: str) -> None:
+    image = SimpleNamespace(path=f"/data/{name}", name="layer", plane={}, pyramid=None)
+    folder = Path("run", predict.FOLDER)
+    assert predict.default_output(image, "run") == folder / f"{stem}.ome.zarr"
+    box = np.array([[10.0, 20.0], [30.0, 40.0]])
+    assert predict.default_output(image, "run", box).name == f"{stem}_10,20_to_30,40.ome.zarr"
+    assert many_rows([{"image": image.path, "name": "dark"}])[0]["name"] == f"{stem}: dark"

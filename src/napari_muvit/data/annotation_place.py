@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from napari_muvit.data.selection import stored_part
@@ -43,21 +43,16 @@ def annotation_path(
     SourceError
         If there is no place beside the image: it is remote, or only in memory.
     """
-    is_remote = source is not None and bool(re.match(r"^[a-z][a-z0-9+]+://", source, re.IGNORECASE))
+    is_remote = source is not None and _is_remote(source)
     if folder is None and (source is None or is_remote):
         what = "is only in memory" if source is None else f"{source} is remote"
         raise SourceError(
             f"the image {what}, so annotations cannot lie beside it. Pass the folder for them.",
             source=source,
         )
-    place = PurePosixPath(source.split("://", 1)[1]) if source and is_remote else (
-        Path(source or "image").absolute()
-    )
-    roots = [p for p in (place, *place.parents) if p.suffix.lower() == ".zarr"]
-    root = roots[-1] if roots else place
-    inner = "".join(f"_{part}" for part in place.relative_to(root).parts)
-    parent = Path(folder) if folder is not None else Path(root).parent
-    return parent / f"{image_stem(root.name)}{inner}{_mark(part or {})}{SUFFIX}"
+    source = source or "image"
+    parent = Path(folder) if folder is not None else Path(_places(source)[0]).parent
+    return parent / f"{source_stem(source)}{_mark(part or {})}{SUFFIX}"
 
 
 def _mark(part: Mapping[str, Any]) -> str:
@@ -97,6 +92,24 @@ def annotated_part(pyramid: Pyramid) -> dict[str, Any]:
             "for example open_pyramid(image, t=0)."
         )
     return stored_part(pyramid._raw, pyramid._selection)
+
+
+def _is_remote(source: str) -> bool:
+    return bool(re.match(r"^[a-z][a-z0-9+]+://", source, re.IGNORECASE))
+
+
+def _places(source: str) -> tuple[PurePath, PurePath]:
+    """The file or outermost store that an image lies in, and the image's own place."""
+    is_remote = _is_remote(source)
+    place = PurePosixPath(source.split("://", 1)[1]) if is_remote else Path(source).absolute()
+    stores = [p for p in (place, *place.parents) if p.suffix.lower() == ".zarr"]
+    return (stores[-1] if stores else place), place
+
+
+def source_stem(source: str) -> str:
+    """What is named after an image bears this: ``plate.zarr/A/1/0`` gives ``plate_A_1_0``."""
+    root, place = _places(source)
+    return "_".join((image_stem(root.name), *place.relative_to(root).parts))
 
 
 def image_stem(name: str) -> str:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_muvit.data.annotation_place import image_stem, source_stem
 from napari_muvit.data.places import PlaceMap
+from napari_muvit.data.sources import images_in
 from napari_muvit.data.sources.stores import METADATA_FILES
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
@@ -81,7 +83,12 @@ def read_tissue(source: str, pyramid: Pyramid) -> PlaceMap:
     """Tissue where the mask image `source` is not 0.
 
     The mask covers the whole image at any resolution. A folder of masks is searched for the
-    one that bears the image's name.
+    one that bears the name of the image's file, or else its title.
+
+    Raises
+    ------
+    InputError
+        If no mask or several bear the name, or the mask does not fit the image.
     """
     from napari_muvit.data.pyramid import open_pyramid
 
@@ -120,14 +127,28 @@ def _mask_path(source: str, pyramid: Pyramid) -> str:
     is_store = any((folder / name).exists() for name in METADATA_FILES)
     if not folder.is_dir() or is_store:
         return source
-    stem = pyramid.name.split(".")[0]
-    found = sorted(path for path in folder.iterdir() if path.name.split(".")[0] == stem)
+    names = _mask_names(pyramid)
+    masks = images_in(folder)
+    fitting = ([path for path in masks if image_stem(path.name) == name] for name in names)
+    found = next(filter(None, fitting), [])
     if not found:
         raise InputError(
             f"folder {source!r} has no tissue mask for image {pyramid.name!r}; masks in a folder "
-            f"bear the images' names. Add {stem}.png, or give tissue as auto or none."
+            f"bear the images' names. Add {names[0]}.png, or give tissue as auto or none."
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"folder {source!r} has {len(found)} tissue masks for image {pyramid.name!r}: "
+            f"{', '.join(path.name for path in found)}. Keep one of them, or give its path."
         )
     return str(found[0])
+
+
+def _mask_names(pyramid: Pyramid) -> list[str]:
+    """What the mask of an image may be called, without ending, in the order of preference."""
+    names = [] if pyramid.source is None else [
+        source_stem(pyramid.source), PurePath(pyramid.source).name]
+    return list(dict.fromkeys([*names, image_stem(pyramid.name), pyramid.name]))
 
 
 def coarse_view(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.config import PredictConfig
+from napari_muvit.data.annotation_place import image_stem
 from napari_muvit.data.cohort import is_cohort, resolve_images
 from napari_muvit.data.output import PredictionStore, read_facts, write_text
 from napari_muvit.data.rasterize import BlockArray
@@ -25,7 +26,6 @@ from napari_muvit.inference.events import FinishedEvent, PredictionEvent, Warnin
 from napari_muvit.inference.model_source import parse_model
 from napari_muvit.inference.to_store import (
     check_output,
-    output_path,
     parse_part,
     predict_to_zarr,
 )
@@ -109,7 +109,7 @@ def _predict_many(
 
 def store_names(images: Sequence[str]) -> list[str]:
     """A different name for each image: its file's, with its folder's where two are alike."""
-    stems = [Path(image).name.split(".")[0] or "image" for image in images]
+    stems = [image_stem(Path(image).name) or "image" for image in images]
     names: list[str] = []
     for image, stem in zip(images, stems, strict=True):
         name = stem if stems.count(stem) == 1 else f"{Path(image).parent.name}_{stem}"
@@ -186,8 +186,9 @@ def export_outlines(store: str | Path, output: str | Path | None = None) -> list
     scale, offset = facts["grid"]["scale"], facts["grid"]["offset"]
     corner = [place - size / 2 for place, size in zip(offset, scale, strict=True)][-2:]
     values = [item.value for item in table.classes if item.value != table.background]
-    target = Path(output) if output is not None else output_path(path, "labels").with_name(
-        f"{path.name.split('.')[0]}.geojson")
+    # A store may be called anything; only .zarr is an ending of it.
+    stem = image_stem(path.name) if path.suffix == ".zarr" else path.name
+    target = Path(output) if output is not None else path.with_name(f"{stem}.geojson")
     files = []
     for number, labels in _label_planes(PredictionStore(path).arrays[0]):
         file = target if number is None else target.with_name(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_muvit.data.annotation_place import image_stem
 from napari_muvit.data.output import PredictionStore, read_facts
 from napari_muvit.errors import InputError, RunExistsError
 from napari_muvit.inference.blocks import BlockWriter
@@ -102,7 +103,7 @@ def check_output(output: str | Path) -> None:
     """
     path = Path(output)
     if path.suffix.lower() in FILE_SUFFIXES:
-        better = path.with_name(path.name.split(".")[0] + ".ome.zarr")
+        better = path.with_name(image_stem(path.name) + ".ome.zarr")
         raise InputError(
             f"output {str(output)!r} is the name of a {path.suffix} file; predictions are written "
             f"as OME-Zarr folders. Pass for example {str(better)!r}."

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from napari_muvit.api import image_stem
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray, aligned_offset, default_scaled_axes
 from napari_muvit.plugin.image_choices import NUM_AXES
@@ -283,7 +284,7 @@ def default_output(
 
     That of a `region`, a world px box (2, A), is named by where it begins and ends.
     """
-    stem = Path(image.path).name.split(".")[0] if image.path else image.name.replace(" ", "_")
+    stem = image_stem(Path(image.path).name) if image.path else image.name.replace(" ", "_")
     if region is not None:
         low, high = (",".join(f"{value:.0f}" for value in corner) for corner in region)
         stem = f"{stem}_{low}_to_{high}"

@@ -8,6 +8,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
+from napari_muvit.api import image_stem
 from napari_muvit.config import PredictConfig, parse_config
 from napari_muvit.errors import InputError
 from napari_muvit.plugin.dock import DockWidget
@@ -83,7 +84,7 @@ class PredictQueue(Fold):
         output = folder
         if len(images) == 1 and not images[0].endswith(".csv"):
             # The engine takes a single image's output as its store.
-            output = folder / f"{Path(images[0]).name.split('.')[0]}.ome.zarr"
+            output = folder / f"{image_stem(Path(images[0]).name)}.ome.zarr"
         folder.mkdir(parents=True, exist_ok=True)
         return parse_config(PredictConfig, {
             "images": images, "model": model, "output": str(output), "device": device,
@@ -94,6 +95,6 @@ class PredictQueue(Fold):
 def many_rows(areas: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of several images with the image's name before the class."""
     return [
-        {**row, "name": f"{Path(str(row['image'])).name.split('.')[0]}: {row['name']}"}
+        {**row, "name": f"{image_stem(Path(str(row['image'])).name)}: {row['name']}"}
         if "image" in row else row for row in areas
     ]

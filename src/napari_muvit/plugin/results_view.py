@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_muvit.api import image_stem
 from napari_muvit.plugin.background import Job
 from napari_muvit.plugin.label_layers import area_rows
 from napari_muvit.plugin.notices import notifies, show_failure, show_hint
@@ -74,7 +75,7 @@ class ResultsView(QWidget):  # type: ignore[misc]
     def _on_export(self, checked: bool = False) -> None:
         if self.store is None:
             return
-        first = self.store.with_name(self.store.name.split(".")[0] + ".geojson")
+        first = self.store.with_name(image_stem(self.store.name) + ".geojson")
         path, _ = QFileDialog.getSaveFileName(self, "Outlines", str(first), "GeoJSON (*.geojson)")
         if path:
             self.export_to(Path(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ ADVICE = {
 """What to do with files that are close to images; others go through Bio-Formats."""
 MOST_LISTED = 8
 
-__all__ = ["RawImage", "read_source"]
+__all__ = ["RawImage", "images_in", "read_source"]
 
 
 def read_source(source: Any, image: str | int | None = None) -> RawImage:
@@ -89,7 +88,7 @@ def _read_path(path: str, image: str | int | None) -> RawImage:
     else:
         path = _existing(path)
         if Path(path).is_dir():
-            _check_folder(path, (*TIFFS, *PICTURES))
+            _check_folder(path)
             return read_zarr(path, image)
     if suffix in TIFFS:
         return read_tiff(path, image)
@@ -105,16 +104,24 @@ def _read_path(path: str, image: str | int | None) -> RawImage:
     )
 
 
-def _check_folder(path: str, suffixes: Sequence[str]) -> None:
+def images_in(folder: Path) -> list[Path]:
+    """The images in a folder that can be read, by their names: files and zarr stores."""
+    from napari_muvit.data.sources.pictures import SUFFIXES as PICTURES
+    from napari_muvit.data.sources.tiff import SUFFIXES as TIFFS
+
+    return [
+        entry for entry in sorted(folder.iterdir())
+        if entry.suffix.lower() in (*TIFFS, *PICTURES)
+        or any((entry / name).is_file() for name in METADATA_FILES)
+    ]
+
+
+def _check_folder(path: str) -> None:
     """Refuse a folder of images, and name them."""
     folder = Path(path)
     if any((folder / name).exists() for name in METADATA_FILES):
         return
-    images = [
-        entry.name for entry in sorted(folder.iterdir())
-        if entry.suffix.lower() in suffixes
-        or any((entry / name).is_file() for name in METADATA_FILES)
-    ]
+    images = [entry.name for entry in images_in(folder)]
     if images:
         more = len(images) - MOST_LISTED
         listed = ", ".join(images[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
