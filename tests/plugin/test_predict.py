@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from napari.layers import Image
 
 from napari_muvit import api
 from napari_muvit.errors import InputError
-from napari_muvit.plugin import label_layers, predict
+from napari_muvit.plugin import label_layers, layers, predict
 from napari_muvit.plugin.predict_queue import many_rows
 
 TABLE = api.ClassTable(
@@ -132,3 +133,20 @@ def test_slides_whose_names_have_dots_get_outputs_of_their_own(name: str, stem: 
     box = np.array([[10.0, 20.0], [30.0, 40.0]])
     assert predict.default_output(image, "run", box).name == f"{stem}_10,20_to_30,40.ome.zarr"
     assert many_rows([{"image": image.path, "name": "dark"}])[0]["name"] == f"{stem}: dark"
+
+
+def test_time_points_get_outputs_of_their_own(tmp_path: Path) -> None:
+    for count, names in ((3, ("s_t0", "s_t2")), (1, ("s", "s"))):
+        path = tmp_path / str(count) / "s.ome.zarr"
+        api.create_pyramid(path, shape=(count, 32, 48), axes="tyx", levels=(1,), dtype=np.uint8)
+        layer = Image(np.zeros((count, 32, 48), np.uint8), axis_labels=("t", "y", "x"),
+                      metadata={layers.SOURCE_KEY: str(path)})
+        found = []
+        for t in (0, count - 1):
+            choice = layers.ImageChoice("s", (layer,))
+            image = layers.resolve_image(choice, api, (t, 0, 0))
+            assert image.path == str(path)
+            found.append(predict.default_output(image, "run").name)
+        assert found == [f"{name}.ome.zarr" for name in names]
+    moment = SimpleNamespace(path=None, name="in memory", plane={"t": 4}, pyramid=None)
+    assert predict.default_output(moment, "run").name == "in_memory_t4.ome.zarr"

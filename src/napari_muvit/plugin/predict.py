@@ -282,9 +282,15 @@ def default_output(
 ) -> Path:
     """Where a prediction to disk goes unless told otherwise: into the model's run folder.
 
-    That of a `region`, a world px box (2, A), is named by where it begins and ends.
+    That of a `region`, a world px box (2, A), is named by where it begins and ends, and each time
+    point of a series has its own.
     """
     stem = image_stem(Path(image.path).name) if image.path else image.name.replace(" ", "_")
+    t = image.plane.get("t")
+    # Of an image in memory the number of time points is not known, and copies have the time point
+    # in their names.
+    if t is not None and (image.path is None or image.pyramid.num_times > 1):
+        stem = f"{stem}_t{t}"
     if region is not None:
         low, high = (",".join(f"{value:.0f}" for value in corner) for corner in region)
         stem = f"{stem}_{low}_to_{high}"
