@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import dask.array as da
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -122,6 +125,45 @@ def test_given_masks_of_any_resolution(tmp_path):
         found = tissue_places(str(source), image)
         assert found.holds([(10, 300), (10, 100)]).tolist() == [True, False]
     assert tissue_places("none", image).mask.all()
+
+
+def peak_bytes(function):
+    """What a function returns, and the most bytes that it held."""
+    tracemalloc.start()
+    try:
+        found = function()
+        return found, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_mask_without_coarse_arrays_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(tissue, "READ_PIXELS", 1 << 16)
+    side = 8150  # no multiple of the 32 px of a cell
+    (array,) = create_pyramid(tmp_path / "mask.ome.zarr", shape=(side, side), axes="yx",
+                              levels=(1,), dtype="uint8", chunk=1024)
+    array[2049, 3000] = 1
+    array[side - 1, side - 1] = 1
+    image = pyramid_from_arrays([da.zeros((2 * side, 2 * side), np.uint8)], axes="yx")
+    found, peak = peak_bytes(lambda: tissue_places(str(tmp_path / "mask.ome.zarr"), image))
+    assert peak < 30 << 20
+    assert found.mask.shape == (255, 255)
+    assert np.argwhere(found.mask).tolist() == [[64, 93], [254, 254]]
+    inside = [(2 * 2049, 2 * 3000), (2 * side - 1, 2 * side - 1)]
+    assert found.holds(inside).all()
+    assert not found.holds((2 * 2049, 2 * 3040))
+
+
+def test_views_of_many_channels_take_no_more_memory_than_few(monkeypatch):
+    monkeypatch.setattr(tissue, "VIEW_PIXELS", 1 << 10)
+    monkeypatch.setattr(tissue, "READ_PIXELS", 1 << 18)
+    image = np.random.default_rng(0).integers(0, 999, (64, 512, 512)).astype(np.uint16)
+    pyramid = pyramid_from_arrays([image], axes="cyx")
+    (view, _, cell), peak = peak_bytes(lambda: coarse_view(pyramid))
+    assert peak < image.nbytes // 4
+    assert cell.tolist() == [16, 16]
+    expected = image.reshape(64, 32, 16, 32, 16).mean(axis=(2, 4), dtype=np.float32)
+    np.testing.assert_array_equal(view, expected)
 
 
 def save_halves(folder, left, right):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.labels import ClassTable, check_label_dtype
-from napari_muvit.data.places import PlaceMap
+from napari_muvit.data.places import PlaceMap, mark_cells
 from napari_muvit.data.stored_chunks import array_blocks, block_pixels, scan_blocks
 from napari_muvit.errors import ChannelError, InputError
 from napari_muvit.geometry import FloatArray
@@ -224,29 +224,14 @@ def label_places(
     for number, (start, size) in enumerate(blocks):
         if number % every:
             # Too large to look at all of it: anything may be here, and draws will tell.
-            _mark_cells(masks[0], np.ones(size, dtype=bool), start, step)
+            mark_cells(masks[0], np.ones(size, dtype=bool), start, step)
             continue
         found = table.to_index(pyramid.read(index, start, size)[0])
         for i, mask in enumerate((found >= 0, foreground[found])):
-            _mark_cells(masks[i], mask, start, step)
+            mark_cells(masks[i], mask, start, step)
         num_labelled += int(np.count_nonzero(found >= 0))
     factor = np.asarray(pyramid.factors[index])
     origin = (np.asarray(pyramid.offsets[index]) - factor / 2 + 0.5) * reader.ratio - 0.5
     cell = factor * reader.ratio * np.asarray(step)
     annotated, positive = (PlaceMap(mask, cell, reader.extent, origin) for mask in masks)
     return annotated, positive, min(1.0, every * num_labelled / math.prod(shape))
-
-
-def _mark_cells(
-    mask: NDArray[np.bool_], found: NDArray[np.bool_], start: Sequence[int], step: Sequence[int]
-) -> None:
-    """Set the cells of `mask` in which a block that begins at `start` has any True pixel."""
-    if not found.any():
-        return
-    for axis, (s, k) in enumerate(zip(start, step, strict=True)):
-        cuts = np.arange(s // k * k, s + found.shape[axis], k) - s
-        found = np.logical_or.reduceat(found, np.maximum(cuts, 0), axis=axis)
-    low = [s // k for s, k in zip(start, step, strict=True)]
-    target = tuple(slice(a, a + n) for a, n in zip(low, found.shape, strict=True))
-    mask[target] |= found
-

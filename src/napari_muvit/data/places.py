@@ -155,3 +155,17 @@ class PlaceMap:
         counts = self.mask.sum(axis=others).astype(np.float64)
         edges = self.origin[axis] + np.arange(len(counts) + 1) * self.cell[axis]
         return edges, counts
+
+
+def mark_cells(
+    mask: NDArray[np.bool_], found: NDArray[np.bool_], start: Sequence[int], step: Sequence[int]
+) -> None:
+    """Set the cells of `mask` in which a block that begins at `start` has any True pixel."""
+    if not found.any():
+        return
+    for axis, (s, k) in enumerate(zip(start, step, strict=True)):
+        cuts = np.arange(s // k * k, s + found.shape[axis], k) - s
+        found = np.logical_or.reduceat(found, np.maximum(cuts, 0), axis=axis)
+    low = [s // k for s, k in zip(start, step, strict=True)]
+    target = tuple(slice(a, a + n) for a, n in zip(low, found.shape, strict=True))
+    mask[target] |= found

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_muvit.data.annotation_place import image_stem, source_stem
-from napari_muvit.data.places import PlaceMap
+from napari_muvit.data.places import PlaceMap, mark_cells
 from napari_muvit.data.sources import images_in
 from napari_muvit.data.sources.stores import METADATA_FILES
+from napari_muvit.data.stored_chunks import array_blocks
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import FloatArray
 
@@ -31,7 +34,8 @@ VIEW_PIXELS = 1 << 20
 """Pixels per channel of the coarse view on which tissue is looked for."""
 
 READ_PIXELS = 1 << 24
-"""Largest array that is read whole to make a coarse view; larger ones are probed."""
+"""Pixels of the largest array that is read whole to make a coarse view, larger ones are probed;
+and about the most cells of a given mask."""
 
 PROBES = 48
 """Probes along the longest axis of an image that has no coarse array."""
@@ -97,20 +101,38 @@ def read_tissue(source: str, pyramid: Pyramid) -> PlaceMap:
         (i for i, shape in enumerate(mask.shapes) if math.prod(shape) <= READ_PIXELS),
         len(mask.shapes) - 1,
     )
-    shape = mask.shapes[index]
     if not _covers(mask.spatial_shape, pyramid.spatial_shape):
         raise InputError(
             f"tissue mask {mask.name!r} has the shape {mask.spatial_shape}, image "
             f"{pyramid.name!r} {tuple(pyramid.spatial_shape)}; a mask covers the whole image, at "
             "any resolution. Give a mask of the same aspect ratio, or auto, or none."
         )
-    values = mask.read(index, (0,) * len(shape), shape).max(axis=0)
-    if not values.any():
+    found, step = _shrink_mask(mask, index)
+    if not found.any():
         raise InputError(
             f"tissue mask {mask.name!r} is 0 everywhere, so there is no place to draw crops "
             "from. Tissue is where the mask is not 0."
         )
-    return PlaceMap.over(values != 0, pyramid.extent)
+    box = np.asarray(pyramid.extent)
+    cell = (box[1] - box[0]) / np.asarray(mask.shapes[index]) * np.asarray(step)
+    return PlaceMap(found, cell, box, box[0])
+
+
+def _shrink_mask(mask: Pyramid, index: int) -> tuple[NDArray[np.bool_], tuple[int, ...]]:
+    """Where array `index` of a mask is not 0, in cells, and pixels of a cell along each axis.
+
+    At most about `READ_PIXELS` cells: of a larger array a cell holds what any of its pixels
+    holds, and it is read block by block.
+    """
+    shape = mask.shapes[index]
+    step = _reduction(shape, READ_PIXELS)
+    is_small = math.prod(shape) <= READ_PIXELS
+    blocks = [((0,) * len(shape), shape)] if is_small else array_blocks(shape)
+    found = np.zeros([-(-n // k) for n, k in zip(shape, step, strict=True)], dtype=bool)
+    for start, size in blocks:
+        held: NDArray[np.bool_] = np.any(mask.read(index, start, size), axis=0)
+        mark_cells(found, held, start, step)
+    return found, step
 
 
 def _covers(mask: tuple[int, ...], image: tuple[int, ...]) -> bool:
@@ -171,10 +193,30 @@ def coarse_view(
     if math.prod(shape) > READ_PIXELS:
         return _probe(pyramid)
     factor, offset = np.asarray(pyramid.factors[index]), np.asarray(pyramid.offsets[index])
-    values = pyramid.read(index, (0,) * len(shape), shape).astype(np.float32)
     step = _reduction(shape, limit)
-    view = _block_mean(values, step)
+    view = np.concatenate([
+        _block_mean(channel[None].astype(np.float32), step)
+        for part in _channel_groups(pyramid, math.prod(shape))
+        for channel in part.read(index, (0,) * len(shape), shape)
+    ])
     return view, offset - factor / 2, factor * np.asarray(step)
+
+
+def _channel_groups(pyramid: Pyramid, pixels: int) -> Iterator[Pyramid]:
+    """The image in parts of few channels, so that memory does not grow with their number.
+
+    Colours stay together, since they lie side by side in files.
+    """
+    from napari_muvit.data.pyramid import Pyramid
+
+    channels = pyramid._selection.channels
+    count = max(1, 3 * READ_PIXELS // pixels)
+    if channels is None or len(channels) <= count:
+        yield pyramid
+        return
+    for first in range(0, len(channels), count):
+        chosen = replace(pyramid._selection, channels=channels[first:first + count])
+        yield Pyramid(pyramid._raw, chosen, pyramid.is_labels).uncached()
 
 
 def _reduction(shape: tuple[int, ...], view_pixels: int) -> tuple[int, ...]:
