@@ -12,6 +12,7 @@ import pytest
 from napari_muvit.data import live_cache as room
 from napari_muvit.data.live_cache import CacheLayout, LiveCache, prune_caches
 from napari_muvit.data.lock import WriterLock
+from napari_muvit.errors import MuvitWarning
 
 
 def make_cache(root: Path, name: str, tiles: int, age: float) -> Path:
@@ -78,4 +79,46 @@ def test_coarse_arrays_take_the_pixel_at_the_middle_of_theirs(tmp_path, monkeypa
         found = cache.read(number, (slice(None), slice(None)))
         np.testing.assert_array_equal(found, labels[np.ix_(rows, columns)])
     np.testing.assert_array_equal(cache.coarsest, found)
+    cache.close()
+
+
+LAYOUT = CacheLayout((64, 96), (16, 16), "yx", "uint8", 0, "image")
+REGION = (slice(16, 32), slice(0, 16))
+
+
+def write_tile(cache: LiveCache) -> None:
+    full = np.full((16, 16), 3, np.uint8)
+    cache.write((1, 0), REGION, full, confidence=full, entropy=0.5)
+
+
+def empty_chunks(folder: Path) -> None:
+    """What a power cut leaves of files that were just written."""
+    chunks = [path for path in (folder / room.LABELS).rglob("*")
+              if path.is_file() and path.suffix != ".json"]
+    assert chunks
+    for path in chunks:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: (folder / "states.bin").write_bytes(b""),
+    lambda folder: (folder / "entropies.bin").write_bytes(bytes(8)),
+    lambda folder: (folder / "states.bin").unlink(),
+    lambda folder: (folder / room.CONFIDENCE / "zarr.json").write_text("{"),
+    empty_chunks,
+], ids=["empty states", "short entropies", "no states", "metadata", "empty chunks"])
+def test_a_damaged_cache_begins_anew(tmp_path, damage):
+    cache = LiveCache(tmp_path / "cache", LAYOUT, "model")
+    write_tile(cache)
+    cache.close()
+    damage(tmp_path / "cache")
+    with pytest.warns(MuvitWarning, match="damaged .* predicted again"):
+        cache = LiveCache(tmp_path / "cache", LAYOUT, "model")
+    assert not cache.states.any()
+    assert not cache.coarsest.any()
+    write_tile(cache)
+    cache.close()
+    cache = LiveCache(tmp_path / "cache", LAYOUT, "model")
+    assert np.argwhere(cache.states == room.DONE).tolist() == [[1, 0]]
+    assert (cache.coarsest[REGION] == 3).all()
     cache.close()

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
 from napari_muvit.data.output import write_text
-from napari_muvit.errors import LockedError
+from napari_muvit.errors import LockedError, MuvitWarning
 
 LABELS, CONFIDENCE = "labels.ome.zarr", "confidence.ome.zarr"
 NONE, DONE, OLD = 0, 1, 2
@@ -92,7 +93,7 @@ class LiveCache:
     Parameters
     ----------
     folder
-        Where it lies; made, and emptied if it holds another image.
+        Where it lies; made, and emptied if it holds another image or is damaged.
     layout
         What it is to hold.
     model
@@ -127,9 +128,27 @@ class LiveCache:
 
     def _open(self, model: str) -> None:
         known = self._read_meta()
-        if known is None or known.get("image") != self.layout.image:
+        if known is None or known.get("image") != self.layout.image or not self._is_whole():
             self._create()
+            self._load()
             known = {}
+        self._state_file = (self.folder / "states.bin").open("r+b")
+        self._entropy_file = (self.folder / "entropies.bin").open("r+b")
+        self.set_model(model, is_new=known.get("model") not in (None, model))
+
+    def _is_whole(self) -> bool:
+        """Load what is there; False, with a warning, where a crash or a full disk damaged it."""
+        try:
+            self._load()
+        except Exception as error:  # noqa: BLE001 - every kind of damage has an error of its own
+            warnings.warn(
+                f"the cache of live prediction in {self.folder} is damaged ({error}). It is "
+                "emptied, and what you look at is predicted again.", MuvitWarning, stacklevel=4,
+            )
+            return False
+        return True
+
+    def _load(self) -> None:
         self._labels = open_arrays(self.folder / LABELS)
         self._confidence = open_arrays(self.folder / CONFIDENCE)
         self.states: NDArray[np.uint8] = np.fromfile(
@@ -138,9 +157,6 @@ class LiveCache:
             self.folder / "entropies.bin", np.float32).reshape(self.layout.tiles)
         self.coarsest: NDArray[Any] = np.asarray(self._labels[-1][...])
         self.coarsest_confidence: NDArray[np.uint8] = np.asarray(self._confidence[-1][...])
-        self._state_file = (self.folder / "states.bin").open("r+b")
-        self._entropy_file = (self.folder / "entropies.bin").open("r+b")
-        self.set_model(model, is_new=known.get("model") not in (None, model))
 
     def _read_meta(self) -> dict[str, Any] | None:
         try:
