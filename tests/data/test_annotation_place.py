@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ import tifffile
 
 from napari_muvit.data.annotation_place import annotation_path, image_stem
 from napari_muvit.data.annotations import open_annotations
+from napari_muvit.data.convert import convert
 from napari_muvit.data.pyramid import open_pyramid
-from napari_muvit.errors import InputError, SourceError
+from napari_muvit.errors import InputError, MuvitWarning, SourceError
 
 ONE = np.ones((2, 2), bool)
 
@@ -94,15 +98,15 @@ def test_another_part_of_the_same_file_is_refused(
         open_annotations(open_pyramid(series, **two), path=path)
     with open_annotations(open_pyramid(series, **one), path=path) as store:
         assert store.is_writable
-    forget_part(path)
+    forget(path, "part")
     with open_annotations(open_pyramid(series, **two), path=path) as store:
         assert store.is_writable
 
 
-def forget_part(path: Path) -> None:
-    """As in a store that was begun before parts were noted."""
+def forget(path: Path, key: str) -> None:
+    """As in a store that was begun before this was noted."""
     text = json.loads((path / "zarr.json").read_text("utf-8"))
-    del text["attributes"]["muvit"]["part"]
+    del text["attributes"]["muvit"][key]
     (path / "zarr.json").write_text(json.dumps(text), "utf-8")
 
 
@@ -110,7 +114,7 @@ def test_the_first_time_point_finds_its_store_under_the_former_name(series: Path
     former = series.with_name("multi_annotations.ome.zarr")
     with open_annotations(series, path=former):
         pass
-    forget_part(former)
+    forget(former, "part")
     with open_annotations(series) as store:
         assert store.path == former
     with open_annotations(open_pyramid(series, t=1)) as store:
@@ -120,4 +124,89 @@ def test_the_first_time_point_finds_its_store_under_the_former_name(series: Path
 def test_a_range_of_time_points_is_refused(series: Path) -> None:
     with pytest.raises(InputError, match="a range of time points"):
         open_annotations(open_pyramid(series, t=slice(0, 2)))
+    with pytest.raises(InputError, match="a range of time points"):
+        open_annotations(open_pyramid(series, t=slice(0, 2)), path=series.with_name("a.ome.zarr"))
     assert list(series.parent.iterdir()) == [series]
+
+
+def write_image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, np.zeros((32, 48), np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_copied_project_goes_on_with_a_warning(tmp_path: Path, is_named: bool) -> None:
+    first = write_image(tmp_path / "old" / "slide.tif")
+    with open_annotations(first) as store:
+        store.write(1, (0, 0), ONE, 2)
+    shutil.copytree(first.parent, tmp_path / "new")
+    second = tmp_path / "new" / "slide.tif"
+    path = second.with_name(store.path.name) if is_named else None  # as Annotate does, or not
+    with pytest.warns(MuvitWarning, match=f"begun on {re.escape(str(first))}") as caught:
+        open_annotations(second, path=path, writable=False)
+    assert len(caught) == 1
+    with pytest.warns(MuvitWarning, match="is now taken for"):
+        store = open_annotations(second, path=path)
+    assert store.image == str(second)
+    assert store.class_counts() == {2: 4}
+    store.close()
+    with open_annotations(second, path=path) as store:  # noted, and not said again
+        assert store.image == str(second)
+    with open_annotations(first) as store:
+        assert store.image == str(first)
+
+
+def test_a_converted_slide_keeps_its_annotations(tmp_path: Path) -> None:
+    first = write_image(tmp_path / "slide.tif")
+    open_annotations(first).close()
+    list(convert(first, tmp_path / "slide.ome.zarr", levels=(1,)))
+    with pytest.warns(MuvitWarning, match=r"taken for .*slide\.ome\.zarr"):
+        open_annotations(tmp_path / "slide.ome.zarr").close()
+
+
+def test_images_of_one_name_share_no_store_in_a_common_folder(tmp_path: Path) -> None:
+    first, second = (write_image(tmp_path / name / "slide.tif") for name in "ab")
+    for folder in (tmp_path / "common", second.parent):
+        with open_annotations(first, folder=folder) as store:
+            path = store.path
+        for where in ({"folder": folder}, {"path": path}):
+            with pytest.raises(SourceError, match="Pass another folder or path"):
+                open_annotations(second, **where)  # type: ignore[arg-type]
+    open_annotations(first).close()  # now the first has a store beside it as well
+    for folder in (tmp_path / "common", second.parent):
+        with pytest.raises(SourceError, match="Pass another folder or path"):
+            open_annotations(second, folder=folder)
+
+
+def test_a_copied_project_that_notes_no_place_needs_the_first_store(tmp_path: Path) -> None:
+    first = write_image(tmp_path / "old" / "slide.tif")
+    with open_annotations(first) as store:
+        pass
+    forget(store.path, "place")
+    shutil.copytree(first.parent, tmp_path / "new")
+    store.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="Pass another folder or path"):
+        open_annotations(tmp_path / "new" / "slide.tif")
+    (tmp_path / "elsewhere").rename(store.path)
+    with pytest.warns(MuvitWarning, match="is now taken for"):
+        open_annotations(tmp_path / "new" / "slide.tif").close()
+
+
+def test_an_image_in_a_closed_folder_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (write_image(tmp_path / name / "slide.tif") for name in "ab")
+    open_annotations(first, folder=tmp_path).close()
+    stat = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(first):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.warns(MuvitWarning, match="cannot look at"):
+        store = open_annotations(second, folder=tmp_path)
+    assert store.image == str(first)
+    store.close()

@@ -31,7 +31,7 @@ def create_annotations(
     """An empty annotation store for `pyramid` at `path`; complete or not there at all."""
     from napari_muvit.data.omezarr import create_pyramid
 
-    path = Path(path)
+    path, part = Path(path), annotated_part(pyramid)
     table = check_class_table(classes or default_class_table())
     shape = tuple(int(n) for n in pyramid.spatial_shape)
     axes = str(pyramid.axes)[-len(shape):]
@@ -47,7 +47,9 @@ def create_annotations(
         name=path.name.removesuffix(".ome.zarr"), classes=table, overwrite=True,
     )
     edit_attributes(unfinished, {
-        "image": pyramid.source, "part": annotated_part(pyramid), "windows": []}, table)
+        "image": pyramid.source, "part": part, "windows": [],
+        "place": str(path.absolute()),
+    }, table)
     unfinished.rename(path)
     return path
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from napari_muvit.data.selection import stored_part
-from napari_muvit.errors import InputError, SourceError
+from napari_muvit.errors import InputError, MuvitWarning, SourceError
 
 if TYPE_CHECKING:
     from napari_muvit.data.pyramid import Pyramid
@@ -140,16 +141,25 @@ def check_writable(folder: Path) -> None:
 
 def check_same_image(
     path: Path, shape: tuple[int, ...], begun_on: Mapping[str, Any], pyramid: Pyramid
-) -> None:
+) -> bool:
     """Refuse annotations that belong to another image than `pyramid`.
+
+    A project that was copied, and a slide that was converted beside its original, go on with a
+    warning: the store lies beside `pyramid` under its name, and was begun in the same way beside
+    the other image. Two images of one name with a common folder do not look like that.
 
     Parameters
     ----------
     path, shape
         The annotation store and its size in px.
     begun_on
-        ``"image"`` and ``"part"``: the file it was begun on, and the part of this. Stores that
-        name no part are taken for any.
+        ``"image"``, ``"part"`` and ``"place"``: the file it was begun on, the part of this, and
+        where the store lay. Stores that name no part are taken for any.
+
+    Returns
+    -------
+    bool
+        Whether `pyramid` is another file than the store was begun on, to be noted there.
 
     Raises
     ------
@@ -169,13 +179,53 @@ def check_same_image(
             f"{path} annotates {describe_part(known)} of its image, not {describe_part(part)}. "
             "Each has its own annotations: pass no path, or another one.", source=str(path),
         )
-    if image is None or given is None or image == given:
-        return
-    if Path(image).exists() and not _is_same(image, given):
+    if image is None or given is None or image == given or _is_same(image, given):
+        return False
+    if not _exists(image):
+        return False
+    if not _is_copy(path, begun_on, pyramid):
         raise SourceError(
             f"{path} annotates {image}, not {given}. Pass another folder or path for the "
             "annotations of this image.", source=str(path),
         )
+    warnings.warn(
+        f"{path} was begun on {image} and is now taken for {given}, beside which it lies. If "
+        "these are different images, pass another folder or path for this one.",
+        MuvitWarning, stacklevel=3,
+    )
+    return True
+
+
+def _exists(image: str) -> bool:
+    """Whether an image is where a store says; one in a closed folder is told and not counted."""
+    try:
+        os.stat(image)
+    except PermissionError:
+        warnings.warn(
+            f"the annotations were begun on {image}, which this account cannot look at. If that "
+            "is another image, pass another folder or path for this one.",
+            MuvitWarning, stacklevel=4,
+        )
+        return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _is_copy(store: Path, begun_on: Mapping[str, Any], pyramid: Pyramid) -> bool:
+    """Whether a store lies beside `pyramid` as it lay beside the image it was begun on."""
+    try:
+        own, other = default_path(pyramid), annotation_path(begun_on["image"])
+    except SourceError:  # nothing lies beside a remote image
+        return False
+    before = other.with_name(store.name)
+    place = begun_on.get("place")
+    return (
+        annotation_path(pyramid.source).name == other.name
+        and store.name == own.name
+        and _is_same(store.parent, own.parent)
+        and (Path(place) == before if place else os.path.exists(before))
+    )
 
 
 def describe_part(part: Mapping[str, Any]) -> str:
@@ -185,7 +235,7 @@ def describe_part(part: Mapping[str, Any]) -> str:
     return ", ".join(found) or "the whole"
 
 
-def _is_same(known: str, given: str) -> bool:
+def _is_same(known: str | Path, given: str | Path) -> bool:
     try:
         return os.path.samefile(known, given)
     except OSError:

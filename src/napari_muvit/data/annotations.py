@@ -80,8 +80,10 @@ def open_annotations(
         _begin(place, pyramid, classes, writable)
     store = AnnotationStore(place, writable=writable)
     try:
-        check_same_image(place, store.shape, store._attributes["muvit"], pyramid)
-    except MuvitError:
+        if check_same_image(place, store.shape, store._attributes["muvit"], pyramid) and writable:
+            here = {"image": pyramid.source, "place": str(store.path)}
+            store._attributes = edit_attributes(place, here)
+    except BaseException:
         store.close()
         raise
     return store
