@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from napari_muvit.data import live_cache as room
+from napari_muvit.data import output
 from napari_muvit.data.live_cache import CacheLayout, LiveCache, prune_caches
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.errors import MuvitWarning
@@ -121,4 +122,50 @@ def test_a_damaged_cache_begins_anew(tmp_path, damage):
     cache = LiveCache(tmp_path / "cache", LAYOUT, "model")
     assert np.argwhere(cache.states == room.DONE).tolist() == [[1, 0]]
     assert (cache.coarsest[REGION] == 3).all()
+    cache.close()
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """Lets the system refuse to replace or remove files, as Windows does while they are read."""
+    left = [0]
+
+    def patch(name):
+        real = getattr(os, name)
+
+        def act(path, *arguments, **options):
+            if left[0] and (name == "replace" or not str(path).endswith(".partial")):
+                left[0] -= 1
+                raise PermissionError(13, "Access is denied")
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, name, act)
+
+    patch("replace")
+    patch("unlink")
+    monkeypatch.setattr(output, "REPLACE_SECONDS", 0.0)
+
+    def set_left(times):
+        before, left[0] = left[0], times
+        return before
+
+    return set_left
+
+
+def test_a_chunk_that_is_being_read_is_written_a_moment_later(tmp_path, refuse):
+    cache = LiveCache(tmp_path / "cache", LAYOUT, "model")
+    refuse(3)
+    write_tile(cache)
+    assert refuse(3) == 0
+    assert (cache.read(0, REGION) == 3).all()
+    cache.forget((1, 0))
+    assert refuse(3) == 0
+    assert not cache.read(0, REGION).any()
+    assert not cache.states.any()
+    cache.set_model("another")
+    assert refuse(99) == 0
+    assert json.loads((cache.folder / "cache.json").read_text())["model"] == "another"
+    with pytest.raises(PermissionError):
+        write_tile(cache)
+    refuse(0)
     cache.close()

@@ -15,6 +15,7 @@ import shutil
 import threading
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
-from napari_muvit.data.output import write_text
+from napari_muvit.data.output import replace_patiently, write_text
 from napari_muvit.errors import LockedError, MuvitWarning
 
 LABELS, CONFIDENCE = "labels.ome.zarr", "confidence.ome.zarr"
@@ -237,11 +238,11 @@ class LiveCache:
             (self._confidence, self.coarsest_confidence, confidence),
             (self._labels, self.coarsest, labels),
         ):
-            arrays[0][(*lead, *region)] = values
+            _put(arrays[0], (*lead, *region), values)
             for number, factor in enumerate(self.layout.levels):
                 found = self._pick(factor, lead, region)
                 if number and found is not None:
-                    arrays[number][found[0]] = values[found[1]]
+                    _put(arrays[number], found[0], values[found[1]])
                 if number == len(arrays) - 1 and found is not None:
                     coarsest[found[0]] = values[found[1]]
         self._set_state(tile, state, entropy)
@@ -282,14 +283,19 @@ class LiveCache:
         lead = tile[: self.layout.num_planes_axes]
         cells = zip(tile[len(lead):], self.layout.cell, self.layout.shape[len(lead):], strict=True)
         region = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in cells)
-        self._labels[0][(*lead, *region)] = self.layout.fill
-        self._confidence[0][(*lead, *region)] = 0
+        _put(self._labels[0], (*lead, *region), self.layout.fill)
+        _put(self._confidence[0], (*lead, *region), 0)
 
     def close(self) -> None:
         """Let go of every file; calling it again does nothing."""
         self._state_file.close()
         self._entropy_file.close()
         self._lock.release()
+
+
+def _put(array: Any, index: tuple[Any, ...], values: Any) -> None:
+    """Write to an array whose chunks viewers read meanwhile."""
+    replace_patiently(partial(array.__setitem__, index, values))
 
 
 def prune_caches(root: Path, keep: Path, max_bytes: int) -> None:
