@@ -65,7 +65,7 @@ def match_pixel_size(
         return same
     ours, theirs = sizes
     scaled = list(parse_scaled_axes(scaled_axes, pyramid.axes[1:]))
-    ratio = float(np.exp(np.mean(np.log(theirs[scaled] / ours[scaled]))))
+    ratio = pixel_ratio(theirs[scaled], ours[scaled])
     if np.all(np.abs(theirs / ours - 1) <= SAME):
         return same
     if abs(ratio - 1) <= SAME:
@@ -74,6 +74,11 @@ def match_pixel_size(
     if matched[0] < 1 - SAME:
         _warn_of_magnifying(pyramid.name, float(ours[scaled].max()), matched[0])
     return PixelMatch(matched, tuple((ours / theirs).tolist()))
+
+
+def pixel_ratio(sizes: ArrayLike, others: ArrayLike) -> float:
+    """How many times as large pixels are as others, the mean of all axes; (A,) um each."""
+    return float(np.exp(np.mean(np.log(np.asarray(sizes) / np.asarray(others)))))
 
 
 def _warn_of_magnifying(name: str, size: float, level: float) -> None:

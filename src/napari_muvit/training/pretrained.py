@@ -1,19 +1,27 @@
-"""What a fine-tuning starts from: a run or model folder, or an address that is fetched."""
+"""What a fine-tuning starts from: a run or model folder, or an address that is fetched.
+
+An encoder knows images as it was shown them: the same sizes of crops, axes that a level scales,
+normalisation. A run takes all that over, except where its user asks for something else.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from napari_muvit.config import FinetuneConfig, RunConfig, parse_config
+from napari_muvit.data.normalize import NormalizationRule
+from napari_muvit.data.physical import pixel_ratio
 from napari_muvit.errors import CheckpointError, ConfigError, nearest_name
-from napari_muvit.models.checkpoint import load_model
+from napari_muvit.models.checkpoint import ModelMeta, load_model
 from napari_muvit.models.encoder import Encoder
+from napari_muvit.models.factory import AXES
 from napari_muvit.training.fetch import MARKS, fetch_model, is_address
 from napari_muvit.training.folder import RunFolder, find_model
 
@@ -23,12 +31,39 @@ ADOPTED = (
 )
 """Options that a pretrained encoder brings along."""
 
+NORMALIZING = ("normalization", "percentiles", "normalization_constant")
+"""Options that make up a normalisation."""
+
+OTHER_SIZE = 1.25
+"""Factor between two pixel sizes from which on an encoder sees other things than it learned."""
+
 MOST_LISTED = 200
 """Folders that are looked into for the one that may have been meant."""
 
 
-def load_pretrained(config: RunConfig, place: RunFolder | None = None) -> Encoder | None:
-    """The encoder that `config` starts from, None where it starts from random weights.
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder, and what its model knows about images; None for one of the official project."""
+
+    encoder: Encoder
+    meta: ModelMeta | None = None
+
+    @property
+    def scaled_axes(self) -> tuple[str, ...]:
+        """Axes that its levels scale, by name."""
+        names = AXES[-self.encoder.ndim:]
+        return tuple(names[axis] for axis in self.encoder.scaled_axes if names[axis] != "t")
+
+    @property
+    def rule(self) -> NormalizationRule | None:
+        """How its images were normalised, None where that is not known."""
+        if self.meta is None or not self.meta.normalization:
+            return None
+        return NormalizationRule.from_dict(self.meta.normalization)
+
+
+def load_pretrained(config: RunConfig, place: RunFolder | None = None) -> Pretrained | None:
+    """What `config` starts from, None where it starts from random weights.
 
     Parameters
     ----------
@@ -51,24 +86,24 @@ def load_pretrained(config: RunConfig, place: RunFolder | None = None) -> Encode
     else:
         check_model_folder(given)
         folder = find_model(Path(given).expanduser())
-    encoder = _encoder_of(load_model(folder))
-    if encoder is None:
+    found = _pretrained(load_model(folder))
+    if found is None:
         raise ConfigError(
             f"pretrained is {given!r}, which holds no encoder. Pass the folder of a "
             "pretraining run.", field="pretrained",
         )
-    missing = [level for level in config.levels if level not in encoder.levels]
+    missing = [level for level in config.levels if level not in found.encoder.levels]
     if missing:
-        known = ", ".join(f"{level:g}" for level in encoder.levels)
+        known = ", ".join(f"{level:g}" for level in found.encoder.levels)
         raise ConfigError(
             f"levels are {config.levels}; the pretrained model {given!r} was trained with the "
             f"levels {known} and has no {missing[0]:g}. Take some of these, or another model.",
             field="levels",
         )
-    return encoder
+    return found
 
 
-def load_own(place: RunFolder) -> Encoder | None:
+def load_own(place: RunFolder) -> Pretrained | None:
     """The encoder of the model that a run has saved; None where it starts over.
 
     Its architecture is what counts, since the checkpoint brings the weights: the model that the
@@ -77,13 +112,15 @@ def load_own(place: RunFolder) -> Encoder | None:
     if not place.state_path.exists():
         return None
     with suppress(CheckpointError):
-        return _encoder_of(load_model(place.model_folder(best=False)))
+        return _pretrained(load_model(place.model_folder(best=False)))
     return None
 
 
-def _encoder_of(model: nn.Module) -> Encoder | None:
+def _pretrained(model: nn.Module) -> Pretrained | None:
     encoder = getattr(model, "encoder", model)
-    return encoder if isinstance(encoder, Encoder) else None
+    if not isinstance(encoder, Encoder):
+        return None
+    return Pretrained(encoder, cast(ModelMeta | None, model.meta))
 
 
 def check_model_folder(given: str) -> None:
@@ -136,16 +173,19 @@ def _models_in(folder: Path) -> Iterator[Path]:
     yield from (entry for entry in entries if entry.is_dir() and is_model_folder(entry))
 
 
-def adopt_encoder(config: RunConfig, encoder: Encoder) -> RunConfig:
+def adopt_encoder(config: RunConfig, pretrained: Pretrained) -> RunConfig:
     """`config` with the sizes of a pretrained encoder, so that the run's config is complete.
+
+    Also with what the encoder was taught to see, where the config does not say it itself.
 
     Raises
     ------
     ConfigError
         If the config asks for another size itself.
     """
+    encoder = pretrained.encoder
     own = {**encoder.config(), "patch_size": tuple(encoder.patch_size)}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = _taught(config, pretrained)
     for name in ADOPTED:
         asked = getattr(config, name)
         value = own[name]
@@ -157,6 +197,67 @@ def adopt_encoder(config: RunConfig, encoder: Encoder) -> RunConfig:
             )
         found[name] = value
     return parse_config(type(config), {**config.model_dump(), **found})
+
+
+def _taught(config: RunConfig, pretrained: Pretrained) -> dict[str, Any]:
+    """Scaled axes and normalisation, as far as the config leaves them open.
+
+    Who gives a part of another kind of normalisation wants that kind.
+    """
+    given = config.model_fields_set
+    found: dict[str, Any] = {}
+    if "scaled_axes" not in given:
+        found["scaled_axes"] = pretrained.scaled_axes
+    rule = pretrained.rule
+    if rule is not None and (config.normalization == rule.kind or given.isdisjoint(NORMALIZING)):
+        values = (rule.kind, rule.percentiles, rule.constant)
+        found |= zip(NORMALIZING, values, strict=True)
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def differences(
+    config: RunConfig, pretrained: Pretrained, pixel_size: Sequence[float] | None
+) -> list[str]:
+    """What a pretrained encoder will see otherwise than it learned to, in sentences.
+
+    Parameters
+    ----------
+    pixel_size
+        um of each axis of the run's images, None where unknown.
+    """
+    found = []
+    ours, theirs = config.scaled_axes, pretrained.scaled_axes
+    if set(ours) != set(theirs):
+        found.append(
+            f"scaled_axes are {', '.join(ours)}; the levels of the pretrained model scale "
+            f"{', '.join(theirs)}, so that its coarser levels see other things than it learned. "
+            "Leave scaled_axes out to take the model's."
+        )
+    asked, known = NormalizationRule.from_config(config), pretrained.rule
+    if known is not None and _words(asked) != _words(known):
+        found.append(
+            f"images are normalised by {_words(asked)}; the pretrained model learned from "
+            f"{_words(known)}. Leave {', '.join(NORMALIZING)} out to take the model's."
+        )
+    learned = None if pretrained.meta is None else pretrained.meta.pixel_size
+    if pixel_size is None or learned is None or len(pixel_size) != len(learned):
+        return found
+    ratio = pixel_ratio(pixel_size, learned)
+    if not 1 / OTHER_SIZE < ratio < OTHER_SIZE:
+        found.append(
+            f"the images have pixels of {pixel_size[-1]:.4g} um, those of the pretrained model had "
+            f"{learned[-1]:.4g} um: it sees everything {1 / ratio:.3g} times as large as it "
+            "learned it, and may help little. If a size is wrong, correct its metadata."
+        )
+    return found
+
+
+def _words(rule: NormalizationRule) -> str:
+    """What a rule does, in words that are the same for rules that do the same."""
+    if rule.kind == "percentile":
+        low, high = rule.percentiles
+        return f"the percentiles {low:g} and {high:g}"
+    return f"the constant {rule.constant:g}" if rule.kind == "constant" else "nothing"
 
 
 def _alike(asked: Any, value: Any) -> bool:

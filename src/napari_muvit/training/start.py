@@ -20,7 +20,6 @@ from napari_muvit.data.training_image import reference_pixel_size
 from napari_muvit.errors import ConfigError, MuvitError, RunError
 from napari_muvit.models.checkpoint import ModelMeta, save_model
 from napari_muvit.models.devices import choose_device
-from napari_muvit.models.encoder import Encoder
 from napari_muvit.models.factory import build_mae, build_segmenter
 from napari_muvit.training.control import Control
 from napari_muvit.training.device import Numerics, check_precision, move_modules
@@ -32,7 +31,12 @@ from napari_muvit.training.mae_task import MAETask
 from napari_muvit.training.numerics import choose_numerics, numerics_again
 from napari_muvit.training.parallel import Parallel, meeting_place
 from napari_muvit.training.png import Contrast
-from napari_muvit.training.pretrained import adopt_encoder, load_pretrained
+from napari_muvit.training.pretrained import (
+    Pretrained,
+    adopt_encoder,
+    differences,
+    load_pretrained,
+)
 from napari_muvit.training.run import Run
 from napari_muvit.training.segment_task import SegmentTask
 from napari_muvit.training.settings import Settings
@@ -127,16 +131,18 @@ def prepare_run(config: RunConfig, kind: str, place: RunFolder | None = None) ->
     check_precision(device, config.precision)
     if config.tensorboard:
         check_tensorboard()
-    encoder = load_pretrained(config, place)
-    if encoder is not None:
-        config = adopt_encoder(config, encoder)
+    pretrained = load_pretrained(config, place)
+    if pretrained is not None:
+        config = adopt_encoder(config, pretrained)
     images = open_images(config)
     warnings = images.warnings() + _norm_warnings(config, parallel)
+    if pretrained is not None:
+        warnings += differences(config, pretrained, reference_pixel_size(images.pyramids))
     if before is not None:
         warnings += _changed(before.get("fingerprints", {}), images.fingerprints())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        task = _build_task(config, images, encoder)
+        task = _build_task(config, images, pretrained)
     is_fixed = config.deterministic or config.kernels == "torch"
     if before is None:
         numerics, notes = choose_numerics(
@@ -159,7 +165,7 @@ def _norm_warnings(config: RunConfig, parallel: Parallel) -> list[str]:
 
 
 def _build_task(
-    config: RunConfig, images: RunImages, encoder: Encoder | None
+    config: RunConfig, images: RunImages, pretrained: Pretrained | None
 ) -> MAETask | SegmentTask:
     dataset = images.training
     channels, ndim = dataset.n_channels, dataset.ndim
@@ -176,6 +182,7 @@ def _build_task(
     table = dataset.class_table
     if table is None or not isinstance(config, FinetuneConfig):
         raise RunError("fine-tuning needs labels. Pass one label image for each image.")
+    encoder = None if pretrained is None else pretrained.encoder
     model = build_segmenter(config, channels, ndim, len(table), encoder)
     model.encoder.checkpoint_activations = config.activation_checkpointing
     weight = 1.0 if config.level_supervision is None else config.level_supervision
