@@ -163,6 +163,25 @@ def test_stop_ends_with_a_checkpoint_and_resume_is_exact(tmp_path):
     assert same(weights(whole), weights(again))
 
 
+def test_a_stop_at_the_last_step_of_an_epoch_moves_no_epoch(tmp_path):
+    whole = of(EpochEvent, run_all(make_engine(tmp_path / "whole")))
+    engine = make_engine(tmp_path / "cut")
+    told = []
+    for event in engine.events():
+        told.append(event)
+        if isinstance(event, StepEvent) and event.step == 4:
+            engine.control.stop()
+    assert of(EpochEvent, told) == []
+    assert of(EpochEvent, run_all(make_engine(tmp_path / "cut"))) == whole
+    assert [e.step for e in whole] == [4, 8, 12]
+
+
+def test_epochs_may_become_shorter_when_a_run_goes_on(tmp_path):
+    run_all(make_engine(tmp_path / "run", steps=8))
+    shorter = of(EpochEvent, run_all(make_engine(tmp_path / "run", steps=12, epoch_size=16)))
+    assert [e.step for e in shorter] == [9, 10, 12]
+
+
 def test_a_long_step_is_abandoned_and_has_no_effect(tmp_path):
     task = StubTask()
     engine = make_engine(tmp_path / "run", task=task)

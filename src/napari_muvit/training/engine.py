@@ -187,6 +187,7 @@ class Engine:
         self.gate.at_event()
         source = self.training.batches(self.progress.step, self.settings.steps)
         with closing(source) as batches:  # type: ignore[type-var]
+            yield from self._epoch()  # here too: a stop may have come right after a step
             yield from self._duties()
             while self.progress.step < self.settings.steps and not self._is_stale():
                 self.gate.together()
@@ -245,7 +246,7 @@ class Engine:
     def _epoch(self) -> Iterator[Event]:
         progress, s = self.progress, self.settings
         epoch = epoch_of(progress.step, s.batch_size, s.epoch_size)
-        if epoch > progress.epoch:
+        if epoch > progress.epoch and progress.epoch_steps:
             mean = progress.epoch_loss / progress.epoch_steps
             progress.epoch, progress.epoch_loss, progress.epoch_steps = epoch, 0.0, 0
             yield from self._emit(EpochEvent(progress.step, epoch, mean))
