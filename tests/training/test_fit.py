@@ -147,6 +147,26 @@ def test_clip_none_does_not_clip(tmp_path):
     assert norms[None] != norms[1e-6]
 
 
+class Short:
+    """Promises five batches and gives fewer."""
+
+    def __init__(self, count):
+        self.given = [torch.zeros(1, 2, 1, 16, 16)] * count
+
+    def __len__(self):
+        return 5
+
+    def __iter__(self):
+        return iter(self.given)
+
+
+@pytest.mark.parametrize("count", [3, 0])
+def test_a_loader_that_gives_less_than_it_promised_ends_the_run(tmp_path, count):
+    model = build()
+    with pytest.raises(InputError, match=f"gave {count} batches in one pass.*promised 5"):
+        model.fit(Short(count), None, output=tmp_path / "run", num_epochs=2, **OPTIONS)
+
+
 def test_what_cannot_be_used_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match="ckpt_path"):
         fit_mae(build(), *loaders(), output=tmp_path / "x", resume_from=tmp_path / "none")

@@ -61,9 +61,16 @@ class LoaderSource:
         self.use_boxes, self.generator = use_boxes, generator
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """Batches of the steps from `first_step` to before `last_step`."""
+        """Batches of the steps from `first_step` to before `last_step`.
+
+        Raises
+        ------
+        InputError
+            If a pass ends before the step that is due.
+        """
         step = first_step
         while step < last_step:
+            before, number = step, -1
             epoch, skipped = divmod(step, self.per_epoch)
             if self.generator is not None:
                 self.generator.manual_seed(EPOCH_SEED + epoch)
@@ -73,6 +80,12 @@ class LoaderSource:
                 if number >= skipped:
                     yield parse_batch(given, self.use_boxes)
                     step += 1
+            if step == before:
+                raise InputError(
+                    f"the loader gave {number + 1} batches in one pass, after its length had "
+                    f"promised {self.per_epoch}. Make its length the number of batches that each "
+                    "pass gives."
+                )
 
 
 def parse_batch(given: Any, use_boxes: bool) -> Batch:
