@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_stub import make_engine, run_all
 
+from napari_muvit.data.lock import _try_lock
 from napari_muvit.errors import CheckpointError, ConfigError, RunError, RunExistsError
 from napari_muvit.training.control import Control
 from napari_muvit.training.events import (
@@ -27,7 +28,7 @@ from napari_muvit.training.events import (
     event_from_record,
     event_to_record,
 )
-from napari_muvit.training.folder import RunFolder, check_output, create_run, find_model
+from napari_muvit.training.folder import LOCK, RunFolder, check_output, create_run, find_model
 from napari_muvit.training.records import append, read_events, whole_lines
 from napari_muvit.training.run import Run
 
@@ -182,9 +183,20 @@ def test_another_process_can_pause_and_stop_a_run(tmp_path):
 
 def test_a_look_at_the_status_does_not_keep_a_run_from_starting(tmp_path):
     engine = make_engine(tmp_path / "run")
-    looking = engine.folder.lock()  # as `status` holds it for a moment
-    threading.Timer(0.3, looking.release).start()
+    looking = os.open(engine.folder.path / LOCK, os.O_RDONLY | os.O_CREAT)
+    assert _try_lock(looking, is_shared=True)  # as `status` holds it for a moment
+    threading.Timer(0.3, os.close, (looking,)).start()
     assert run_all(engine)[-1].reason == "completed"
+
+
+def test_a_look_at_the_status_leaves_the_lock_of_a_run_that_was_killed(tmp_path):
+    folder = make_engine(tmp_path / "run").folder
+    owner = {"host": "elsewhere", "pid": 7}
+    (folder.path / LOCK).write_text(json.dumps(owner))
+    assert folder.status().state == "running"
+    os.utime(folder.path / LOCK, (0, 0))
+    assert folder.status().state == "interrupted"
+    assert json.loads((folder.path / LOCK).read_text()) == owner
 
 
 def test_the_ending_of_a_run_is_its_last_event(tmp_path):

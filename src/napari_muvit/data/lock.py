@@ -2,8 +2,8 @@
 
 The operating system holds the lock (`flock` on Linux and macOS, `LockFileEx` through `msvcrt`
 on Windows), so the lock of a killed process is free at once. Where a network file system does
-not tell one computer of another's lock, the time of the file's last change does: the owner
-touches it every few seconds.
+not tell one computer of another's lock, the time of the file's last change does: a thread of
+the owner touches it every few seconds, whatever else the owner does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,9 @@ HEARTBEAT_SECONDS = 10.0
 
 STALE_SECONDS = 60.0
 """A lock of another computer that was not touched for so long belongs to a dead process."""
+
+JOIN_SECONDS = 1.0
+"""How long a released lock waits for its thread, which ends at once unless the disk hangs."""
 
 _GUARD_BYTE = 1 << 30
 """The byte that is locked on Windows, far behind the text so that others can read who owns it."""
@@ -53,6 +57,11 @@ class WriterLock:
         self._touched = 0.0
         self._file: int | None = self._acquire()
         self._write_owner()
+        # A reentrant lock: a signal handler may release what the thread that it interrupts touches.
+        self._guard = threading.RLock()
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="muvit-lock", daemon=True)
+        self._heart.start()
 
     def _acquire(self) -> int:
         while True:
@@ -62,21 +71,15 @@ class WriterLock:
                 if locked is False:
                     raise self._locked(_read_owner(self.path))
                 if _is_same_file(descriptor, self.path):
-                    self._refuse_unseen(_read_owner(self.path), is_seen=locked is not None)
+                    owner = _read_owner(self.path)
+                    if _lives_unseen(self.path, owner, is_seen=locked is not None):
+                        raise self._locked(owner)
                     return descriptor
             except BaseException:
                 os.close(descriptor)
                 raise
             # The former owner removed the file between our opening and locking it.
             os.close(descriptor)
-
-    def _refuse_unseen(self, owner: dict[str, Any], is_seen: bool) -> None:
-        """Respect a living owner whose lock this file system does not show to us."""
-        is_local = owner.get("host", socket.gethostname()) == socket.gethostname()
-        if not owner or (is_local and is_seen):
-            return
-        if time.time() - self.path.stat().st_mtime < STALE_SECONDS:
-            raise self._locked(owner)
 
     def _locked(self, owner: dict[str, Any]) -> LockedError:
         who = describe_owner(owner)
@@ -97,17 +100,47 @@ class WriterLock:
             os.write(self._file, json.dumps(owner).encode("utf-8"))
 
     def touch(self) -> None:
-        """Tell other computers that the owner lives; does something every ten seconds at most."""
-        now = time.monotonic()
-        if self._file is not None and now - self._touched > HEARTBEAT_SECONDS:
+        """Tell other computers that the owner lives; does something every ten seconds at most.
+
+        A file that someone removed is written anew. What fails is tried again the next time.
+        """
+        with self._guard:
+            now = time.monotonic()
+            if self._file is None or now - self._touched <= HEARTBEAT_SECONDS:
+                return
             self._touched = now
-            os.utime(self.path)
+            with contextlib.suppress(OSError):
+                if _is_same_file(self._file, self.path):
+                    os.utime(self.path)
+                else:
+                    self._renew()
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            self.touch()
+
+    def _renew(self) -> None:
+        """Lock a new file in the place of one that is gone, unless another one has done so."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if _try_lock(descriptor) is False:
+            os.close(descriptor)
+            return
+        gone, self._file = self._file, descriptor
+        if gone is not None:
+            os.close(gone)
+        self._write_owner()
 
     def release(self) -> None:
         """Let others write; calling it again does nothing."""
-        if self._file is None:
-            return
-        descriptor, self._file = self._file, None
+        self._released.set()
+        with self._guard:
+            if self._file is not None:
+                descriptor, self._file = self._file, None
+                self._free(descriptor)
+        if threading.current_thread() is not self._heart:  # which may collect who forgot to close
+            self._heart.join(timeout=JOIN_SECONDS)
+
+    def _free(self, descriptor: int) -> None:
         if sys.platform == "win32":
             os.ftruncate(descriptor, 0)
             _unlock(descriptor)
@@ -117,8 +150,9 @@ class WriterLock:
                 self.path.unlink()
         else:
             # Removed while still locked: whoever waits notices that its file is gone.
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
+            if _is_same_file(descriptor, self.path):
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.unlink()
             os.close(descriptor)
 
     def __enter__(self) -> Self:
@@ -126,6 +160,38 @@ class WriterLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def is_held(path: str | os.PathLike[str]) -> bool:
+    """Whether a living process holds the lock at `path`; looks, and leaves the file as it is.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        locked = _try_lock(descriptor, is_shared=True)
+        if locked and sys.platform == "win32":
+            _unlock(descriptor)
+        return locked is False or _lives_unseen(
+            Path(path), _read_owner(Path(path)), is_seen=locked is not None)
+    except FileNotFoundError:  # released at this moment
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _lives_unseen(path: Path, owner: dict[str, Any], is_seen: bool) -> bool:
+    """Whether a lock that this file system does not show to us has a living owner."""
+    is_local = owner.get("host", socket.gethostname()) == socket.gethostname()
+    if not owner or (is_local and is_seen):
+        return False
+    return time.time() - path.stat().st_mtime < STALE_SECONDS
 
 
 def describe_owner(owner: dict[str, Any]) -> str:
@@ -165,7 +231,7 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(descriptor: int) -> bool | None:
+    def _try_lock(descriptor: int, *, is_shared: bool = False) -> bool | None:
         os.lseek(descriptor, _GUARD_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -182,10 +248,14 @@ else:
 
     _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
-    def _try_lock(descriptor: int) -> bool | None:
-        """Whether the lock is ours; None where the file system knows no locks."""
+    def _try_lock(descriptor: int, *, is_shared: bool = False) -> bool | None:
+        """Whether the lock is ours; None where the file system knows no locks.
+
+        Shared locks keep writers out, but not each other, where there are such (not on Windows).
+        """
+        kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, 
 from dataclasses import dataclass
 from typing import Protocol
 
-from napari_muvit.data.lock import WriterLock
 from napari_muvit.errors import MuvitError, RunError, SourceError
 from napari_muvit.training.average import WeightAverage
 from napari_muvit.training.clock import RunClock
@@ -116,7 +115,6 @@ class Engine:
         )
         self._saved_step = -1
         self._is_warned = False
-        self._lock: WriterLock | None = None
 
     def load(self) -> None:
         """Take up the last checkpoint, if one was written."""
@@ -148,7 +146,7 @@ class Engine:
             for watch in self.watchers:  # also where the loop over the events is left
                 stack.callback(watch.close)
             if self.parallel.is_main:
-                self._lock = stack.enter_context(self.folder.lock(PATIENCE))
+                stack.enter_context(self.folder.lock(PATIENCE))
             error: Exception | None = None
             reason: Reason = "completed"
             try:
@@ -175,8 +173,6 @@ class Engine:
     def _tell(self, event: Event) -> Iterator[Event]:
         if self.parallel.is_main:
             self.recorder.write(event)
-            if self._lock is not None:
-                self._lock.touch()
         for watch in self.watchers:
             watch(event)
         yield event

@@ -28,7 +28,7 @@ from napari_muvit.config import (
     parse_config,
     write_config,
 )
-from napari_muvit.data.lock import WriterLock
+from napari_muvit.data.lock import WriterLock, is_held
 from napari_muvit.errors import CheckpointError, LockedError, RunError, RunExistsError
 from napari_muvit.training.events import Event, FinishedEvent, event_from_record
 from napari_muvit.training.files import write_whole
@@ -170,15 +170,10 @@ class RunFolder:
 
     def is_writing(self) -> bool:
         """Whether a process trains this run now."""
-        if not (self.path / LOCK).exists():
-            return False
         try:
-            self.lock().release()
-        except LockedError:
-            return True
-        except OSError:  # a read-only folder: nobody can be writing it from here
+            return is_held(self.path / LOCK)
+        except OSError:  # a file that may not be read tells nothing
             return False
-        return False
 
     def lock(self, patience: float = 0.0) -> WriterLock:
         """The right to write the folder.
@@ -186,7 +181,7 @@ class RunFolder:
         Parameters
         ----------
         patience
-            Seconds to try for: who looks at the run's status holds it for a moment.
+            Seconds to try for: who looks at the run's status keeps writers out for a moment.
 
         Raises
         ------
