@@ -27,6 +27,16 @@ def write(folder: Path, data: np.ndarray, **options: Any) -> Path:
 
 
 class TestTiff:
+    def test_other_images_of_a_file_are_told(self, tmp_path: Path) -> None:
+        with tifffile.TiffWriter(tmp_path / "two.ome.tif") as file:
+            for value in (1, 2):
+                file.write(np.full((40, 50), value, np.uint8), metadata={"Name": f"site {value}"})
+        first = open_pyramid(tmp_path / "two.ome.tif")
+        assert any("image 0 of 2 in the file ('site 1', 'site 2')" in note for note in first.notes)
+        second = open_pyramid(tmp_path / "two.ome.tif", image="site 2")
+        assert second.read(0, (0, 0), (1, 1)).item() == 2
+        assert open_pyramid(write(tmp_path, np.zeros((40, 50), np.uint8))).notes == ()
+
     @pytest.mark.parametrize(("axes", "shape", "expected"), [
         ("YX", (20, 30), (1, 20, 30)), ("CYX", (4, 20, 30), (4, 20, 30)),
         ("ZYX", (5, 20, 30), (1, 5, 20, 30)), ("ZCYX", (5, 2, 20, 30), (2, 5, 20, 30)),

@@ -29,6 +29,8 @@ from napari_muvit.errors import SourceError, nearest_name
 
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".lsm", ".stk", ".btf",
             ".tf8", ".tf2")
+MOST_LISTED = 20
+"""Images of a file that are named."""
 MOST_PAGES = 64
 """Pages of a level whose place in the file is checked: opening must not take long."""
 LARGE_PIECE = 64 * 2**20
@@ -121,7 +123,7 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
         colors = channel_colors(tiff, number) if "c" in axes else None
         sizes = pixel_size(tiff, series, number)
         rgb = _is_rgb(series, axes)
-        slow = _slow_notes(series, handles[0])
+        notes = (*_slow_notes(series, handles[0]), *_others(tiff, number))
         kind = next((k for k in ("svs", "ndpi", "scn", "bif", "qpi", "ome", "imagej", "lsm")
                      if getattr(tiff, f"is_{k}", False)), "")
     scales = None if sizes is None else _scales(axes, handles, sizes)
@@ -130,8 +132,17 @@ def read_tiff(file: str, image: str | int | None = None) -> RawImage:
         arrays=handles, source=file, series=number, scales=scales,
         units=tuple("micrometer" if sizes is not None and a in "zyx" else None for a in axes),
         channel_names=names, channel_colors=None if rgb else colors, is_rgb=rgb,
-        notes=(*(f"the axis {d} is used as {u}" for d, u in drop), *slow),
+        notes=(*(f"the axis {d} is used as {u}" for d, u in drop), *notes),
     )
+
+
+def _others(tiff: Any, number: int) -> tuple[str, ...]:
+    """A note where a file holds more images; those of a slide, its labels and macros, are not."""
+    count = len(tiff.series)
+    if count == 1 or not (tiff.is_ome or tiff.is_imagej):
+        return ()
+    names = ", ".join(repr(series.name) for series in tiff.series[:MOST_LISTED])
+    return (f"image {number} of {count} in the file ({names}); image= or --image chooses another",)
 
 
 @contextlib.contextmanager
@@ -207,7 +218,7 @@ def _choose_series(file: str, tiff: Any, image: str | int | None) -> Any:
     near = nearest_name(str(image), names)
     raise SourceError(
         f"image={image!r} is not in {file}; it holds "
-        f"{', '.join(f'{i} {name!r}' for i, name in enumerate(names[:20]))}."
+        f"{', '.join(f'{i} {name!r}' for i, name in enumerate(names[:MOST_LISTED]))}."
         + (f" Did you mean {near!r}?" if near else " Choose one by name or number."), file,
     )
 
