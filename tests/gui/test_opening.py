@@ -74,7 +74,6 @@ def test_one_channel_of_several_is_what_is_meant(
     assert whole.form.values()["channels"] is None
     viewer.layers["GFP"].name = "spots"  # the name is the user's
     whole.sources.clear()
-    whole.sources.image.refresh()
     whole.sources.image.choose("spots")
     whole.sources.add_layer.click()
     assert whole.sources.images() == (str(store),)

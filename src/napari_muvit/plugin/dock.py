@@ -106,6 +106,13 @@ class DockWidget(QWidget):  # type: ignore[misc]
         emitter.connect(slot)
         self.destroyed.connect(lambda: emitter.disconnect(slot))
 
+    def listen_to_names(self, known: set[Any], method: Callable[..., Any]) -> None:
+        """Call `method` when a layer is renamed; those in `known`, to which all are added, are."""
+        for layer in self.viewer.layers:
+            if layer.unique_id not in known:
+                known.add(layer.unique_id)
+                self.listen(layer.events.name, method)
+
     def listen_mouse(self, callbacks: list[Any], method: Callable[..., Any]) -> None:
         """Put `method` into a list of mouse callbacks until this widget is destroyed."""
         slot = weak_slot(method)
@@ -143,7 +150,8 @@ class ImagePicker(QWidget):  # type: ignore[misc]
 
     def __init__(self, dock: DockWidget, tooltip: str) -> None:
         super().__init__()
-        self._viewer = dock.viewer
+        self._viewer, self._dock = dock.viewer, dock
+        self._named: set[Any] = set()
         self._choices: list[ImageChoice] = []
         self._combo = QComboBox()
         self._combo.setToolTip(tooltip)
@@ -170,6 +178,7 @@ class ImagePicker(QWidget):  # type: ignore[misc]
 
     def refresh(self, event: Any = None) -> None:
         """Read the viewer's layers again; the chosen image stays chosen while it exists."""
+        self._dock.listen_to_names(self._named, self.refresh)
         before = self.choice
         self._choices = image_choices(self._viewer.layers)
         names = [choice.name for choice in self._choices]
@@ -210,7 +219,8 @@ class LayerPicker(QWidget):  # type: ignore[misc]
 
     def __init__(self, dock: DockWidget, tooltip: str) -> None:
         super().__init__()
-        self._viewer = dock.viewer
+        self._viewer, self._dock = dock.viewer, dock
+        self._named: set[Any] = set()
         self._layers: list[Any] = []
         self._combo = QComboBox()
         self._combo.setToolTip(tooltip)
@@ -234,6 +244,7 @@ class LayerPicker(QWidget):  # type: ignore[misc]
         """Read the viewer's layers again; the chosen one stays chosen while it exists."""
         import napari.layers
 
+        self._dock.listen_to_names(self._named, self.refresh)
         kind = getattr(napari.layers, self.kind)
         before = None if self.layer is None else self.layer.unique_id
         found = [layer for layer in self._viewer.layers
