@@ -204,7 +204,7 @@ class AnnotationStore:
         if self._writer is None:
             labels = self.arrays.read(level, start, size)
         else:
-            self._writer.flush()
+            self._writer.flush(box=self.arrays.box(level, start, size))
             with self._writer.lock:
                 labels = self.arrays.read(level, start, size)
         if not labels.any():

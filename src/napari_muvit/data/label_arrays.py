@@ -88,6 +88,8 @@ class LabelArrays:
     def _read_block(self, index: int, block: Block) -> NDArray[Any]:
         """Pixels of one array; chunks whose files are damaged are made anew before."""
         array = self.arrays[index]
+        if self._files[index].are_missing(*block):
+            return np.zeros(np.subtract(*block[::-1]), self.dtype)
         damaged = self._files[index].cut_short(*block)
         if not damaged:
             try:
@@ -178,14 +180,17 @@ class LabelArrays:
         for _ in self.update_coarse(touched):
             yield []
 
+    def box(self, level: int, start: Sequence[int], size: Sequence[int]) -> Block:
+        """Full-resolution pixels that a block of `level` stands for."""
+        factors = self.factors(level)
+        low = tuple(int(s) * f for s, f in zip(start, factors, strict=True))
+        return low, tuple((int(s) + int(n)) * f for s, n, f in
+                          zip(start, size, factors, strict=True))
+
     def _touched_blocks(self, change: Change) -> Iterator[Block]:
-        factors = self.factors(change.level)
-        ends = np.add(change.start, change.mask.shape)
-        low = tuple(max(0, s * f) for s, f in zip(change.start, factors, strict=True))
-        high = tuple(
-            min(n, int(e) * f) for n, e, f in zip(self.shape, ends, factors, strict=True)
-        )
-        return chunk_blocks(low, high, self.arrays[0].chunks, self.shape)
+        low, high = self.box(change.level, change.start, change.mask.shape)
+        return chunk_blocks([max(0, a) for a in low], list(map(min, high, self.shape)),
+                            self.arrays[0].chunks, self.shape)
 
     def _apply_block(
         self, change: Change, block: Block
@@ -198,7 +203,12 @@ class LabelArrays:
             valid = np.flatnonzero((pixels >= 0) & (pixels < change.mask.shape[axis]))
             picked.append(pixels[valid])
             inside.append(slice(int(valid[0]), int(valid[-1]) + 1))
-        mask = np.zeros([b - a for a, b in zip(*block, strict=True)], bool)
+        shape = [b - a for a, b in zip(*block, strict=True)]
+        here = change.mask[tuple(slice(p[0], p[-1] + 1) for p in picked)]
+        if [len(p) for p in picked] == shape and isinstance(change.labels, int) and here.all():
+            after = np.full(shape, change.labels, self.dtype)
+            return True, self._store_block(block, self._read_block(0, block), after)
+        mask = np.zeros(shape, bool)
         mask[tuple(inside)] = change.mask[np.ix_(*picked)]
         if not mask.any():
             return False, None
@@ -300,6 +310,9 @@ def most_frequent(labels: NDArray[Any], ratio: Sequence[int]) -> NDArray[Any]:
     """
     if all(r == 1 for r in ratio):
         return labels
+    if labels.size and (labels == labels.flat[0]).all():
+        size = [-(-n // r) for n, r in zip(labels.shape, ratio, strict=True)]
+        return np.full(size, labels.flat[0], labels.dtype)
     padding = [(0, -n % r) for n, r in zip(labels.shape, ratio, strict=True)]
     padded = np.pad(labels, padding) if any(after for _, after in padding) else labels
     split = [n for size, r in zip(padded.shape, ratio, strict=True) for n in (size // r, r)]

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from napari_muvit.data.chunk_files import Block
 from napari_muvit.data.label_arrays import LabelArrays
 from napari_muvit.data.stroke_log import Change, StrokeLog, decode, encode, trim_change
 from napari_muvit.errors import MuvitError
@@ -94,6 +96,7 @@ class StrokeWriter:
         self._on_idle, self._check = on_idle, check
         self._condition = threading.Condition()
         self._waiting: deque[tuple[int, list[Change]]] = deque()
+        self._boxes: deque[NDArray[np.int64]] = deque()  # of the waiting changes, (n, 2, A) each
         self._error: Exception | None = None
         self._stopping = False
         self._is_settled = True
@@ -113,17 +116,25 @@ class StrokeWriter:
 
     def put(self, edit: int, changes: Iterable[Change]) -> None:
         """Hand over changes of one edit; returns at once."""
+        changes = list(changes)
+        boxes = [self._arrays.box(c.level, c.start, c.mask.shape) for c in changes]
         with self._condition:
             if self._stopping:
                 raise MuvitError(
                     "the annotation store is closed; nothing can be painted. Open it again."
                 )
-            self._waiting.append((edit, list(changes)))
+            self._waiting.append((edit, changes))
+            self._boxes.append(np.asarray(boxes, np.int64))
             self._is_settled = False
             self._condition.notify_all()
 
-    def flush(self, timeout: float = FLUSH_SECONDS) -> None:
+    def flush(self, timeout: float = FLUSH_SECONDS, box: Block | None = None) -> None:
         """Wait until everything handed over is in the image, and that on the disk.
+
+        Parameters
+        ----------
+        box
+            Full-resolution pixels: wait only for what changes these to be in the image.
 
         Raises
         ------
@@ -133,12 +144,14 @@ class StrokeWriter:
         """
         deadline = time.monotonic() + timeout
         with self._condition:
+            if box is not None and self._is_written(box):
+                return
             self._error = None
             self._condition.notify_all()
-            while not self._is_settled and self._error is None:
+            while not (is_done := self._is_written(box)) and self._error is None:
                 if not self._condition.wait(deadline - time.monotonic()):
                     break
-            error, is_done, left = self._error, self._is_settled, len(self._waiting)
+            error, left = self._error, len(self._waiting)
             why = str(error).rstrip(".")
         if error is not None:
             raise WriteError(
@@ -150,6 +163,13 @@ class StrokeWriter:
                 f"annotations are not all written after {timeout:.0f} s, and {left} changes wait; "
                 "the disk is too slow. They go on being written; wait before closing."
             )
+
+    def _is_written(self, box: Block | None) -> bool:
+        if box is None:
+            return self._is_settled
+        low, high = box
+        return not any(((boxes[:, 0] < high) & (boxes[:, 1] > low)).all(axis=1).any()
+                       for boxes in self._boxes)
 
     def stop(self) -> None:
         """End the thread; call `flush` first to be told of errors."""
@@ -187,6 +207,7 @@ class StrokeWriter:
         self._apply(edit, changes)
         with self._condition:
             self._waiting.popleft()
+            self._boxes.popleft()
             self._num_logged -= 1
             self._error = None
             self._condition.notify_all()
