@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_muvit.data.label_blocks import BlockArray
 from napari_muvit.data.labels import PALETTE, ClassTable, LabelClass, read_class_table
 from napari_muvit.data.outlines import Outline, trace_labels
-from napari_muvit.data.rasterize import BlockArray, Polygon
+from napari_muvit.data.rasterize import Polygon
 from napari_muvit.errors import (
     InputError,
     MuvitError,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_muvit.data.rasterize import iterate_blocks
+from napari_muvit.data.label_blocks import iterate_blocks
 
 Edges = NDArray[np.int64]
 

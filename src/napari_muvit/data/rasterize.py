@@ -5,8 +5,7 @@ A pixel belongs to a polygon if its centre does, by the even-odd rule over all i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,17 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.label_arrays import parse_level
+from napari_muvit.data.label_blocks import BLOCK, BlockArray, iterate_blocks
 from napari_muvit.errors import InputError
 from napari_muvit.geometry import aligned_offset, first_pixel
 
 if TYPE_CHECKING:
     from napari_muvit.data.annotations import AnnotationStore
-
-ReadBlock = Callable[[Sequence[int], Sequence[int]], NDArray[Any]]
-"""Gives the pixels from a first one on, so many along each axis."""
-
-BLOCK = 2048
-"""Side of the blocks that are painted at once, px."""
 
 FLUSH_BLOCKS = 16
 
@@ -297,33 +291,6 @@ def _as_array(labels: Any, level: int) -> tuple[Any, int]:
     return finest, level * int(next(iter(factors)))
 
 
-class BlockArray:
-    """Labels that are read block by block, as an array to slice.
-
-    Parameters
-    ----------
-    shape, dtype
-        Of what can be sliced.
-    read
-        ``(start, size)``: a block of as many pixels, along all axes.
-    lead
-        Place along the axes in front of those that can be sliced.
-    """
-
-    def __init__(
-        self, shape: Sequence[int], dtype: np.dtype[Any], read: ReadBlock, lead: Sequence[int] = ()
-    ) -> None:
-        self.shape, self.dtype = tuple(int(n) for n in shape), dtype
-        self.ndim = len(self.shape)
-        self._read, self._lead = read, tuple(lead)
-
-    def __getitem__(self, cut: tuple[slice, ...]) -> NDArray[Any]:
-        size = [part.stop - part.start for part in cut]
-        block = self._read((*self._lead, *[part.start for part in cut]),
-                           (*[1] * len(self._lead), *size))
-        return block.reshape(size)
-
-
 def _check_labels(array: Any, store: AnnotationStore) -> None:
     if len(array.shape) != len(store.shape):
         raise InputError(
@@ -344,15 +311,3 @@ def _first_pixel_of(
         return (0,) * len(store.shape)
     factors = np.asarray(store.arrays.factors(level))
     return tuple(first_pixel(corner, factors, aligned_offset(factors)).tolist())
-
-
-def iterate_blocks(array: Any, side: int = BLOCK) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
-    """Start and content of blocks that cover an array (*S) once; one plane at a time."""
-    steps = [1] * (array.ndim - 2) + [side, side]
-    grid = [math.ceil(n / step) for n, step in zip(array.shape, steps, strict=True)]
-    for place in np.ndindex(*grid):
-        start = tuple(p * step for p, step in zip(place, steps, strict=True))
-        cut = tuple(
-            slice(s, min(s + step, n)) for s, step, n in zip(start, steps, array.shape, strict=True)
-        )
-        yield start, np.asarray(array[cut])

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from napari_muvit.config import PredictConfig
 from napari_muvit.data.annotation_place import image_stem
 from napari_muvit.data.cohort import is_cohort, resolve_images
+from napari_muvit.data.label_blocks import BlockArray
 from napari_muvit.data.output import PredictionStore, read_facts, write_text
-from napari_muvit.data.rasterize import BlockArray
 from napari_muvit.errors import InputError, MuvitError
 from napari_muvit.inference.events import FinishedEvent, PredictionEvent, WarningEvent
 from napari_muvit.inference.model_source import parse_model
