@@ -23,7 +23,7 @@ from napari_muvit.data.rasterize import (
     paint_labels,
     paint_polygons,
 )
-from napari_muvit.errors import InputError
+from napari_muvit.errors import InputError, MuvitWarning
 
 SHAPE = (300, 400)
 
@@ -177,6 +177,75 @@ def test_instances_become_one_class(store: AnnotationStore) -> None:
 def test_instances_taken_for_classes_are_refused(store: AnnotationStore) -> None:
     with pytest.raises(InputError, match="paint_instances"):
         paint_labels(store, np.full((10, 10), 4000))
+
+
+@pytest.fixture
+def tall(tmp_path: Path) -> Iterator[AnnotationStore]:
+    """Of an image that is painted in two blocks."""
+    with open_annotations(open_pyramid(np.zeros((2060, 70), np.uint8)),
+                          path=tmp_path / "tall.ome.zarr") as opened:
+        opened.write(1, (3, 3), np.ones((2, 2), bool), 2)
+        yield opened
+
+
+def test_labels_that_are_too_large_further_down_leave_nothing(tall: AnnotationStore) -> None:
+    labels = np.ones((2060, 70), np.uint16)
+    labels[2050:] = 300
+    with pytest.raises(InputError, match="paint_instances"):
+        paint_labels(tall, labels)
+    assert tall.class_counts() == {2: 4}
+    labels[2050:] = 2
+    assert tall.undo(paint_labels(tall, labels)) is not None
+    assert tall.class_counts() == {2: 4}
+
+
+class Broken:
+    """Labels of which the lower part cannot be read, or that are too many to wait for."""
+
+    shape, dtype, ndim = (2060, 70), np.dtype(np.uint8), 2
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __getitem__(self, cut: tuple[slice, slice]) -> np.ndarray:
+        if cut[0].start:
+            raise self.error
+        return np.ones([part.stop - part.start for part in cut], np.uint8)
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()])
+def test_an_import_that_ends_early_leaves_nothing(
+    tall: AnnotationStore, error: BaseException
+) -> None:
+    for paint in (lambda: paint_labels(tall, Broken(error)),
+                  lambda: paint_instances(tall, Broken(error), 1)):
+        with pytest.raises(type(error)):
+            paint()
+        assert tall.class_counts() == {2: 4}
+
+
+def test_what_is_too_large_to_be_taken_back_is_told(tall: AnnotationStore) -> None:
+    assert tall._writer is not None
+    tall._writer.history._max_bytes = 100
+    with (pytest.warns(MuvitWarning, match="too large to be taken back"),
+          pytest.raises(OSError, match="gone")):
+        paint_labels(tall, Broken(OSError("gone")))
+
+
+def test_polygons_that_end_early_leave_nothing(
+    store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = rasterize._draw_block
+
+    def draw(store: AnnotationStore, inside: object, start: tuple[int, int], level: int) -> object:
+        if start[0] > 100:
+            raise MemoryError
+        return real(store, inside, start, level)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rasterize, "_draw_block", draw)
+    with pytest.raises(MemoryError):
+        paint_polygons(store, [Polygon((square(5, 250),), 2)])
+    assert store.class_counts() == {}
 
 
 def test_fractions_are_no_labels(store: AnnotationStore) -> None:

@@ -258,6 +258,10 @@ class AnnotationStore:
         writer.flush()
         return undone
 
+    def is_forgotten(self, edit: int) -> bool:
+        """Whether `edit` was too large, or is too old, to be undone."""
+        return self._require_writer().history.is_forgotten(edit)
+
     def flush(self) -> None:
         """Wait until everything painted is in the image.
 

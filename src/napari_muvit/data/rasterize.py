@@ -5,17 +5,20 @@ A pixel belongs to a polygon if its centre does, by the even-odd rule over all i
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.label_arrays import parse_level
 from napari_muvit.data.label_blocks import BLOCK, BlockArray, iterate_blocks
-from napari_muvit.errors import InputError
+from napari_muvit.data.stroke_writer import WriteError
+from napari_muvit.errors import InputError, MuvitWarning
 from napari_muvit.geometry import aligned_offset, first_pixel
 
 if TYPE_CHECKING:
@@ -47,6 +50,39 @@ class Polygon:
         """(2, 2) lowest and highest corner, world px."""
         corners = np.concatenate(self.rings)
         return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+class _WholeEdit:
+    """One edit of a store, made block by block: whatever ends it early takes all of it back."""
+
+    def __init__(self, store: AnnotationStore) -> None:
+        self._store = store
+        self._edit: int | None = None
+
+    @property
+    def number(self) -> int:
+        """Of the edit, for undo; -1 if nothing was painted."""
+        return -1 if self._edit is None else self._edit
+
+    def paint(
+        self, level: int, start: Sequence[int], mask: NDArray[np.bool_], labels: NDArray[Any]
+    ) -> None:
+        """Set labels where `mask` is true."""
+        self._edit = self._store.write(level, start, mask, labels, self._edit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and self._edit is not None:
+            # A disk that refuses to write was the error, and is told already.
+            with contextlib.suppress(WriteError):
+                self._store.undo(self._edit)
+                if self._store.is_forgotten(self._edit):
+                    warnings.warn(
+                        f"what was painted in {self._store.path} before the error stays: it is "
+                        "too large to be taken back.", MuvitWarning, stacklevel=3,
+                    )
 
 
 def fill_rings(
@@ -111,17 +147,18 @@ def paint_polygons(store: AnnotationStore, polygons: Iterable[Polygon], level: i
         _check_polygon(polygon, store)
         for place in _touched_blocks(store, polygon, level):
             blocks.setdefault(place, []).append(polygon)
-    edit: int | None = None
-    for number, ((plane, top, left), inside) in enumerate(sorted(blocks.items(), key=_block_key)):
-        labels = _draw_block(store, inside, (top, left), level)
-        if labels.any():
-            flat = (plane,) if len(store.shape) == 3 else ()
-            labels = labels.reshape((1,) * len(flat) + labels.shape)
-            edit = store.write(level, (*flat, top, left), labels > 0, labels, edit)
-        if number % FLUSH_BLOCKS == FLUSH_BLOCKS - 1:
-            store.flush()  # so that what waits to be written stays small
-    store.flush()
-    return -1 if edit is None else edit
+    with _WholeEdit(store) as edit:
+        for number, ((plane, top, left), inside) in enumerate(
+                sorted(blocks.items(), key=_block_key)):
+            labels = _draw_block(store, inside, (top, left), level)
+            if labels.any():
+                flat = (plane,) if len(store.shape) == 3 else ()
+                labels = labels.reshape((1,) * len(flat) + labels.shape)
+                edit.paint(level, (*flat, top, left), labels > 0, labels)
+            if number % FLUSH_BLOCKS == FLUSH_BLOCKS - 1:
+                store.flush()  # so that what waits to be written stays small
+        store.flush()
+    return edit.number
 
 
 def _block_key(item: tuple[tuple[int, ...], list[Polygon]]) -> tuple[int, ...]:
@@ -210,20 +247,20 @@ def paint_labels(
     ------
     InputError
         If the labels are no whole numbers, have other axes than the store, or reach above what
-        it holds.
+        it holds. Whatever ends the painting early, nothing of it stays.
     """
     array, level = _as_array(labels, level)
     _check_labels(array, store)
     start = _first_pixel_of(store, level, corner)
     background = 0 if background is None and unlabelled != 0 else background
-    edit: int | None = None
-    for low, block in iterate_blocks(array):
-        mapped, mask = _map_values(block, store, values, unlabelled, background)
-        if mask.any():
-            place = tuple(int(a + b) for a, b in zip(start, low, strict=True))
-            edit = store.write(level, place, mask, mapped, edit)
-            store.flush()
-    return -1 if edit is None else edit
+    with _WholeEdit(store) as edit:
+        for low, block in iterate_blocks(array):
+            mapped, mask = _map_values(block, store, values, unlabelled, background)
+            if mask.any():
+                place = tuple(int(a + b) for a, b in zip(start, low, strict=True))
+                edit.paint(level, place, mask, mapped)
+                store.flush()
+    return edit.number
 
 
 def paint_instances(
@@ -238,16 +275,15 @@ def paint_instances(
     array, level = _as_array(labels, level)
     _check_labels(array, store)
     start = _first_pixel_of(store, level, corner)
-    edit: int | None = None
-    for low, block in iterate_blocks(array):
-        inside = block > 0
-        mask = np.ones_like(inside) if background is not None else inside
-        if mask.any():
-            place = tuple(int(a + b) for a, b in zip(start, low, strict=True))
-            painted = np.where(inside, value, background or 0)
-            edit = store.write(level, place, mask, painted, edit)
-            store.flush()
-    return -1 if edit is None else edit
+    with _WholeEdit(store) as edit:
+        for low, block in iterate_blocks(array):
+            inside = block > 0
+            mask = np.ones_like(inside) if background is not None else inside
+            if mask.any():
+                place = tuple(int(a + b) for a, b in zip(start, low, strict=True))
+                edit.paint(level, place, mask, np.where(inside, value, background or 0))
+                store.flush()
+    return edit.number
 
 
 def _map_values(

@@ -42,6 +42,10 @@ class UndoHistory:
     def __contains__(self, edit: int) -> bool:
         return edit in self._edits
 
+    def is_forgotten(self, edit: int) -> bool:
+        """Whether `edit` did not fit into the memory."""
+        return edit in self._forgotten
+
     def add(self, edit: int, pairs: Iterable[tuple[Change, Change]]) -> None:
         """Remember what `edit` changed, before and after; an edit may come in parts."""
         if edit in self._forgotten:
