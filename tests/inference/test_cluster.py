@@ -18,6 +18,7 @@ from napari_muvit.inference import cluster as room
 from napari_muvit.inference import job
 from napari_muvit.inference.events import TileEvent, WarningEvent
 from napari_muvit.inference.lazy import predict
+from napari_muvit.inference.model_source import ModelSource
 from napari_muvit.inference.to_store import predict_to_zarr
 
 from .models import make_model, save
@@ -172,3 +173,19 @@ def test_a_cluster_has_a_worker(cluster):
     with pytest.raises(ConfigError, match=f"cluster is '{cluster}'"):
         parse_config(PredictConfig, {
             "images": ["a"], "model": "m", "output": "o", "cluster": cluster})
+
+
+@pytest.mark.parametrize(("visible", "wanted"), [
+    (None, ["0", "1", "0"]), ("2,3", ["2", "3", "2"]),
+    ("MIG-a, GPU-b", ["MIG-a", "GPU-b", "MIG-a"]),
+])
+def test_local_workers_share_the_gpus_of_this_process(monkeypatch, visible, wanted):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("distributed.SpecCluster", lambda workers, **_: workers)
+    workers = room.make_local_cluster(3, ModelSource("", device="cuda"))
+    found = [workers[i]["options"]["env"]["CUDA_VISIBLE_DEVICES"] for i in range(3)]
+    assert found == wanted

@@ -114,11 +114,11 @@ def make_local_cluster(count: int | None, model: ModelSource | Predictor) -> Any
     num_gpus = _num_gpus(model)
     number = count or max(1, num_gpus)
     threads = getattr(model, "threads", None) or max(1, (os.cpu_count() or 1) // number)
-    workers = {}
+    workers, gpus = {}, _gpu_names(num_gpus)
     for i in range(number):
         env = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if num_gpus:
-            env["CUDA_VISIBLE_DEVICES"] = str(i % num_gpus)
+            env["CUDA_VISIBLE_DEVICES"] = gpus[i % num_gpus]
         options = {"nthreads": 1, "env": env, "memory_limit": 0, "host": LOCAL_HOST,
                    "silence_logs": logging.ERROR}
         workers[i] = {"cls": Nanny, "options": options}
@@ -132,6 +132,14 @@ def _num_gpus(model: ModelSource | Predictor) -> int:
 
     device = getattr(model, "device", "cpu")
     return torch.cuda.device_count() if device in {"auto", "cuda"} else 0
+
+
+def _gpu_names(count: int) -> list[str]:
+    """What this process's GPUs are called in CUDA_VISIBLE_DEVICES: by number, UUID or MIG name."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(i) for i in range(count)]
+    return [name.strip() for name in visible.split(",")][:count]
 
 
 def _make_slurm_cluster(jobs: int) -> Any:
