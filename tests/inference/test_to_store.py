@@ -360,3 +360,13 @@ def test_tiles_uncertainty_is_kept(tmp_path):
     assert (values > 0).all()
     assert (values < 1).all()
     assert json.dumps(read_facts(output))
+
+
+def test_a_relative_output_does_not_move_with_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    events = predict_to_zarr(image((40, 40)), PixelModel(make_spec()), "out.ome.zarr")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # as a worker of a cluster
+    last = list(events)[-1]
+    assert last.complete
+    assert last.output == tmp_path / "out.ome.zarr"

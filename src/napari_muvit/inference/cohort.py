@@ -53,7 +53,7 @@ def predict_images(config: PredictConfig) -> Iterator[PredictionEvent]:
         )
         return _with_outlines(events, config)
     check_output(config.output)
-    folder = Path(config.output)
+    folder = Path(config.output).expanduser().absolute()
     if folder.is_file() or (folder / "zarr.json").exists() or (folder / ".zgroup").exists():
         raise InputError(
             f"output {config.output!r} is a single image; several images need a folder for one "

@@ -66,6 +66,9 @@ def predict_to_zarr(
     cluster
         ``local``, or the address of a dask scheduler; see `inference.cluster`.
     """
+    check_output(output)
+    # workers of a cluster have other working directories
+    output = Path(output).expanduser().absolute()
     parsed = parse_model(
         model, device=device, precision=precision, threads=threads, average=average,
         kernels=_known_kernels(output) or kernels,
@@ -75,8 +78,8 @@ def predict_to_zarr(
         plan_job, model=parsed, overlap=overlap, tissue=tissue, roi=roi, batch_size=batch_size)
     jobs = tuple(map(plan, planes.pyramids))
     kinds = _kinds(probabilities, confidence)
-    writer = prepare_stores(planes, jobs, Path(output), kinds, fmt=fmt, shard=shard)
-    run = StoreRun(writer, Path(output), parse_part(part))
+    writer = prepare_stores(planes, jobs, output, kinds, fmt=fmt, shard=shard)
+    run = StoreRun(writer, output, parse_part(part))
     return run.events() if cluster is None else run_on_cluster(run, cluster)
 
 
@@ -86,9 +89,8 @@ def _kinds(probabilities: bool, confidence: bool) -> list[Output]:
     return [kind for kind, is_wanted in wanted.items() if is_wanted]
 
 
-def _known_kernels(output: str | Path) -> KernelOption | None:
+def _known_kernels(output: Path) -> KernelOption | None:
     """The kernels that a prediction was begun with, which it is finished with."""
-    check_output(output)
     names = (read_facts(output) or {}).get("kernels")
     return (names[0], names[1], names[2]) if names else None
 
