@@ -15,6 +15,7 @@ from napari_muvit.inference.job import Job, plan_job
 from napari_muvit.inference.lazy import lazy_array, predict
 from napari_muvit.inference.predictor import FunctionPredictor
 
+from .models import make_model, save
 from .stubs import TABLE, BlurModel, ContextModel, PixelModel, make_spec, thirds
 
 
@@ -147,6 +148,17 @@ def test_dask_keeps_jobs_apart():
     second = predict(image(seed=2), PixelModel(make_spec()), tissue="none")
     a, b = dask.compute(first, second)
     assert (a != b).any()
+
+
+@pytest.mark.parametrize("average", [1, 2])
+def test_dask_keeps_apart_how_a_model_computes(tmp_path, average):
+    loaded = make_model()
+    given = {"device": "cpu", "kernels": ("torch", "torch", "fp32"), "average": average}
+    for model in (loaded, save(loaded, tmp_path / "model")):
+        names = [predict(image(), model, tissue="none", **{**given, **more}).name for more in (
+            {}, {"precision": "bf16"}, {"kernels": ("torch", "torch", "bf16")}, {})]
+        assert len(set(names)) == 3
+        assert names[0] == names[3]
 
 
 def test_planes_are_looked_at_when_they_are_asked_for(monkeypatch):

@@ -7,6 +7,7 @@ in memory; the result is the same either way.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -115,7 +116,7 @@ def lazy_array(
 
     plan = job.plan
     is_known = job.spec.fingerprint and make_job is None
-    mark = job.fingerprint if is_known else uuid.uuid4().hex
+    mark = _mark_of(job) if is_known else uuid.uuid4().hex
     name, job_key = f"muvit-{output}-{mark}", f"muvit-job-{mark}"
     lead = (0,) if output == "probabilities" else ()
     graph: dict[Any, Any] = {job_key: job if make_job is None else (make_job,)}
@@ -130,6 +131,19 @@ def lazy_array(
     layer = HighLevelGraph.from_collections(name, graph, dependencies=[])
     dtype = job.spec.class_table.dtype if output == "labels" else np.dtype(np.float32)
     return da.Array(layer, name, tuple(chunks), dtype=dtype)
+
+
+def _mark_of(job: Job) -> str:
+    """Equal for jobs that give the same bits, so that dask computes their blocks once.
+
+    A store goes on with other kernels than it was begun with; arrays that are compared must not.
+    """
+    model: Any = job.model
+    while hasattr(model, "predictor"):  # averages over turns
+        model = model.predictor
+    how = getattr(model, "computing", model)
+    names = [str(getattr(how, name, "")) for name in ("precision", "kernels", "device")]
+    return job.fingerprint + hashlib.sha256(repr(names).encode()).hexdigest()[:8]
 
 
 def compute_block(job: Job, index: Index, output: Output) -> NDArray[Any]:
