@@ -86,9 +86,27 @@ def test_a_plane_model_predicts_every_plane_and_time_point():
     pyramid = pyramid_from_arrays([volume], axes="zyx")
     opened = predict(pyramid, PixelModel(make_spec()), tissue="none").compute()
     np.testing.assert_array_equal(opened, labels)
+    opened = predict(pyramid, PixelModel(make_spec()), tissue="none", z=-11).compute()
+    np.testing.assert_array_equal(opened, single)
     flat = pyramid_from_arrays([volume[0]])
     with pytest.raises(InputError, match="spatial axes"):
         predict(flat, PixelModel(make_spec(ndim=3)))
+
+
+def test_what_cannot_be_chosen_of_an_open_image_is_refused():
+    from napari_muvit.data.pyramid import pyramid_from_arrays
+
+    volume = pyramid_from_arrays([image((12, 40, 50))], axes="zyx")
+    model, solid = PixelModel(make_spec()), PixelModel(make_spec(ndim=3))
+    for source, given, choice in (
+        (volume, model, {"t": 1}), (volume, model, {"channels": 0, "z": 1}),
+        (volume, model, {"image": 0}), (volume, solid, {"z": 1}),
+        (open_pyramid(image()), model, {"z": 1}),
+    ):
+        with pytest.raises(InputError, match="already open"):
+            predict(source, given, **choice)
+    with pytest.raises(InputError, match="z=12 is out of range"):
+        predict(volume, model, z=12)
 
 
 def test_pixels_that_are_no_numbers_are_padding():

@@ -60,7 +60,7 @@ def select(raw: RawImage, channels: Any = None, t: Any = None, z: Any = None) ->
             spans.append((letter, _span(letter, wanted, size)))
             kept += letter
         else:
-            fixed.append((letter, _index(letter, wanted, size)))
+            fixed.append((letter, parse_index(letter, wanted, size)))
     return Selection(
         _channels(raw, first.get("c"), channels), kept + "yx", tuple(fixed), tuple(spans)
     )
@@ -96,7 +96,14 @@ def _refuse_absent(letter: str, wanted: Any, raw: RawImage) -> None:
     )
 
 
-def _index(name: str, wanted: Any, size: int) -> int:
+def parse_index(name: str, wanted: Any, size: int) -> int:
+    """`wanted` as an index from 0, negative ones counted from the end.
+
+    Raises
+    ------
+    InputError
+        If it is none, or out of range.
+    """
     try:
         index = operator.index(wanted)
     except TypeError:
@@ -168,14 +175,14 @@ def channel_colors(raw: RawImage, chosen: Sequence[int] | None) -> tuple[str, ..
 def _channel(raw: RawImage, count: int, wanted: Any) -> int:
     names = channel_names(raw)
     if not isinstance(wanted, str):
-        return _index("channels", wanted, count)
+        return parse_index("channels", wanted, count)
     if wanted in names:
         return names.index(wanted)
     lowered = [name.lower() for name in names]
     if lowered.count(wanted.lower()) == 1:
         return lowered.index(wanted.lower())
     if wanted.isdigit():
-        return _index("channels", int(wanted), count)
+        return parse_index("channels", int(wanted), count)
     near = nearest_name(wanted, names)
     raise InputError(
         f"the channel {wanted!r} is not in {raw.name!r}; its channels are {', '.join(names)}."

@@ -51,20 +51,25 @@ def open_planes(
     Parameters
     ----------
     t, z
-        One time point or plane; all of them by default.
+        One time point or plane; all of them by default. Of a pyramid, which is open already, a
+        plane can be chosen and nothing else.
 
     Raises
     ------
     InputError
-        If the source has fewer spatial axes than the model reads.
+        If the source has fewer spatial axes than the model reads, or not what is chosen.
     """
     from napari_muvit.data.pyramid import Pyramid, open_pyramid
+    from napari_muvit.data.selection import parse_index
 
     def opened(t: int | None, z: int | None) -> Pyramid:
         return open_pyramid(source, channels=channels, t=t, z=z, image=image)
 
     if isinstance(source, Pyramid):
-        return _planes_of(source, ndim)
+        if z is None or ndim != 2 or source.axes != "czyx":
+            return _planes_of(opened(t, z), ndim)
+        plane = opened(t, None).plane(parse_index("z", z, source.spatial_shape[0]))
+        return Planes("", (), (plane,), plane)
     first = opened(t, z)
     is_volume = first.ndim == 3 and ndim == 2
     _check_axes(opened(t, 0) if is_volume else first, ndim)
