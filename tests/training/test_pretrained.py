@@ -91,6 +91,12 @@ def test_pixels_of_quite_another_size_are_told_of(learned, now, words):
         assert re.search(words, said[0])
 
 
+def test_the_size_of_pixels_counts_along_the_axes_that_levels_scale():
+    model = pretrained(pixel_size=(1, 0.5, 0.5), ndim=3, scaled_axes=(1, 2))
+    assert differences(taken(model), model, (5, 0.5, 0.5)) == []
+    assert len(differences(taken(model), model, (1, 1.0, 1.0))) == 1
+
+
 def test_a_run_trains_as_its_pretrained_model_did_or_warns(
     pretrain_options, finetune_options, tmp_path
 ):

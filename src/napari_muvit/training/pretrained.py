@@ -16,6 +16,7 @@ from typing import Any, cast
 from torch import nn
 
 from napari_muvit.config import FinetuneConfig, RunConfig, parse_config
+from napari_muvit.data.crop import parse_scaled_axes
 from napari_muvit.data.normalize import NormalizationRule
 from napari_muvit.data.physical import pixel_ratio
 from napari_muvit.errors import CheckpointError, ConfigError, nearest_name
@@ -231,25 +232,31 @@ def differences(
         found.append(
             f"scaled_axes are {', '.join(ours)}; the levels of the pretrained model scale "
             f"{', '.join(theirs)}, so that its coarser levels see other things than it learned. "
-            "Leave scaled_axes out to take the model's."
+            "Leave scaled_axes out, or give the model's."
         )
     asked, known = NormalizationRule.from_config(config), pretrained.rule
     if known is not None and _words(asked) != _words(known):
         found.append(
             f"images are normalised by {_words(asked)}; the pretrained model learned from "
-            f"{_words(known)}. Leave {', '.join(NORMALIZING)} out to take the model's."
+            f"{_words(known)}. Leave {', '.join(NORMALIZING)} out, or give the model's."
         )
     learned = None if pretrained.meta is None else pretrained.meta.pixel_size
-    if pixel_size is None or learned is None or len(pixel_size) != len(learned):
-        return found
-    ratio = pixel_ratio(pixel_size, learned)
-    if not 1 / OTHER_SIZE < ratio < OTHER_SIZE:
-        found.append(
-            f"the images have pixels of {pixel_size[-1]:.4g} um, those of the pretrained model had "
-            f"{learned[-1]:.4g} um: it sees everything {1 / ratio:.3g} times as large as it "
-            "learned it, and may help little. If a size is wrong, correct its metadata."
-        )
+    if pixel_size is not None and learned is not None and len(pixel_size) == len(learned):
+        scaled = parse_scaled_axes(config.scaled_axes, AXES[-len(learned):])
+        found += _other_size([pixel_size[i] for i in scaled], [learned[i] for i in scaled])
     return found
+
+
+def _other_size(ours: Sequence[float], learned: Sequence[float]) -> list[str]:
+    """What is said where pixels are of another size along the axes that levels scale."""
+    ratio = pixel_ratio(ours, learned) if ours else 1.0
+    if 1 / OTHER_SIZE < ratio < OTHER_SIZE:
+        return []
+    return [
+        f"the images have pixels of {ours[-1]:.4g} um, those of the pretrained model had "
+        f"{learned[-1]:.4g} um: it sees everything {1 / ratio:.3g} times as large as it learned "
+        "it, and may help little. If a size is wrong, correct its metadata."
+    ]
 
 
 def _words(rule: NormalizationRule) -> str:
