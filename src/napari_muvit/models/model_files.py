@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 
 from napari_muvit.errors import CheckpointError
+from napari_muvit.renaming import rename_over
 
 
 class _SafeTupleLoader(yaml.SafeLoader):
@@ -89,7 +90,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write(beside)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        rename_over(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -108,9 +109,9 @@ def filled_folder(path: Path) -> Iterator[Path]:
         yield beside
         if path.exists():
             for made in beside.iterdir():
-                os.replace(made, path / made.name)
+                rename_over(made, path / made.name)
         else:
-            os.replace(beside, path)
+            rename_over(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from napari_muvit.errors import RunError
+from napari_muvit.renaming import rename_over
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        rename_over(beside, path)
     except BaseException:
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from napari_muvit.config import (
 )
 from napari_muvit.data.lock import WriterLock, is_held
 from napari_muvit.errors import CheckpointError, LockedError, RunError, RunExistsError
+from napari_muvit.renaming import rename_over
 from napari_muvit.training.events import Event, FinishedEvent, event_from_record
 from napari_muvit.training.files import write_whole
 from napari_muvit.training.records import EVENTS, METRICS, read_events, read_metrics
@@ -327,7 +328,7 @@ def change_steps(folder: RunFolder, config: RunConfig, done: int) -> None:
         facts = {**before, "steps": config.steps, "changed_steps": changes}
         beside = folder.path / f".{CONFIG}.part"
         write_config(config, beside, **_shown(facts))
-        os.replace(beside, folder.path / CONFIG)
+        rename_over(beside, folder.path / CONFIG)
         add_facts(folder, **facts)
 
 
