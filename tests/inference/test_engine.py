@@ -247,6 +247,22 @@ def test_pixel_size_is_matched_and_boxes_are_in_training_pixels():
         plan_job(unknown, FunctionPredictor(judge, spec), tissue="none")
 
 
+def test_channels_in_another_order_are_told():
+    from napari_muvit.data.pyramid import pyramid_from_arrays
+
+    def planned(names, trained, channels=None):
+        pyramid = pyramid_from_arrays(
+            [image((2, 40, 40))], axes="cyx", channel_names=names, channels=channels)
+        plan_job(pyramid, PixelModel(make_spec(channels=2, channel_names=trained)), tissue="none")
+
+    with pytest.warns(MuvitWarning, match=r"GFP, DAPI; .*DAPI, GFP.*channels=\['DAPI', 'GFP'\]"):
+        planned(("GFP", "DAPI"), ("DAPI", "GFP"))
+    planned(("GFP", "DAPI"), ("DAPI", "GFP"), channels=["DAPI", "GFP"])
+    planned(("a", "b"), ("DAPI", "GFP"))
+    planned(None, ("0", "1"), channels=[1, 0])  # numbers are no names
+    planned(("GFP", "DAPI"), None)
+
+
 def test_jobs_travel_and_keep_one_engine():
     job = plan_job(open_pyramid(image()), PixelModel(make_spec()), tissue="none")
     assert engine_of(job) is engine_of(job)

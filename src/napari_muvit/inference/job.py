@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from napari_muvit.data.normalize import Normalization, NormalizationRule, measur
 from napari_muvit.data.physical import match_pixel_size
 from napari_muvit.data.places import PlaceMap
 from napari_muvit.data.tissue import tissue_places
-from napari_muvit.errors import ChannelError, InputError
+from napari_muvit.errors import ChannelError, InputError, MuvitWarning
 from napari_muvit.geometry import FloatArray, default_scaled_axes
 from napari_muvit.inference.device import choose_device
 from napari_muvit.inference.model_source import ModelSource
@@ -179,7 +180,13 @@ def _wanted(
 
 
 def check_image(pyramid: Pyramid, spec: ModelSpec) -> None:
-    """Refuse an image that the model cannot read."""
+    """Refuse an image that the model cannot read.
+
+    Warns
+    -----
+    MuvitWarning
+        If its channels have the names of those in training, in another order.
+    """
     if pyramid.ndim != spec.ndim:
         raise InputError(
             f"image {pyramid.name!r} has {pyramid.ndim} spatial axes and the model {spec.ndim}. "
@@ -190,6 +197,14 @@ def check_image(pyramid: Pyramid, spec: ModelSpec) -> None:
         raise ChannelError(
             f"image {pyramid.name!r} has {pyramid.shape[0]} channels; the model was trained on "
             f"{spec.in_channels}{names}. Choose as many with channels, in that order."
+        )
+    ours, theirs = tuple(pyramid.channel_names), spec.channel_names or ()
+    has_names = not all(name.isdigit() for name in ours)  # channels without one are numbered
+    if has_names and ours != theirs and sorted(ours) == sorted(theirs):
+        warnings.warn(
+            f"image {pyramid.name!r} has the channels {', '.join(ours)}; the model was trained on "
+            f"{', '.join(theirs)}, and reads them in that order. Choose them in the model's order "
+            f"when the image is opened: channels={list(theirs)}.", MuvitWarning, stacklevel=3,
         )
 
 
