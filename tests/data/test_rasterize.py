@@ -109,8 +109,27 @@ def test_later_polygons_lie_on_earlier_ones_and_undo_is_one_step(store: Annotati
 
 
 def test_polygon_beyond_the_image_is_cut(store: AnnotationStore) -> None:
-    paint_polygons(store, [Polygon((square(-1000, 1000),), 2), Polygon((square(700, 900),), 3)])
+    paint_polygons(store, [Polygon((square(-1000, 1000),), 2)])
     assert store.class_counts() == {2: SHAPE[0] * SHAPE[1]}
+
+
+def test_outlines_of_another_image_are_refused(store: AnnotationStore) -> None:
+    beside = [Polygon((square(500, 900),), 2), Polygon((square(4000, 4100.4),), 2)]
+    with pytest.raises(InputError, match="none of the 2 outlines") as caught:
+        paint_polygons(store, iter(beside))
+    assert "from y 500 to 4100 and x 500 to 4100" in str(caught.value)
+    assert "300 x 400 px" in str(caught.value)
+    with pytest.warns(MuvitWarning, match="2 of 3 outlines .* y 500 to 4100"):
+        paint_polygons(store, [*beside, Polygon((square(0, 9),), 2)])
+    assert store.class_counts() == {2: 81}
+
+
+def test_an_outline_over_the_edge_lies_on_the_image(store: AnnotationStore) -> None:
+    corner = np.array([299.0, 399.0])
+    for low, high in ((corner, corner + 50), (np.array([-50.0, -50.0]), np.array([1.0, 1.0]))):
+        ring = np.array([low, [low[0], high[1]], high, [high[0], low[1]]])
+        paint_polygons(store, [Polygon((ring,), 2)])
+    assert store.class_counts() == {2: 2}
 
 
 def test_polygon_at_a_coarse_level(store: AnnotationStore) -> None:

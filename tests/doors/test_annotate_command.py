@@ -68,6 +68,12 @@ def test_bad_outlines_are_one_sentence(
     classless = write(tmp_path / "a.geojson", feature(None, 10, 20, 8))
     assert main(["annotate", image, classless]) == 2
     assert "give each a class" in capsys.readouterr().err
+    beside = write(tmp_path / "b.geojson", feature("one", 500, 20, 8))
+    assert main(["annotate", image, beside]) == 2
+    assert "from this image, whole and unscaled" in capsys.readouterr().err
+    both = write(tmp_path / "c.geojson", feature("one", 500, 20, 8), feature("one", 5, 20, 8))
+    assert main(["annotate", image, both]) == 0
+    assert "1 of 2 outlines lie beside the image" in capsys.readouterr().err
     assert main(["annotate", image, str(tmp_path / "nowhere.geojson")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert main(["info", classless]) == 2

@@ -51,6 +51,11 @@ class Polygon:
         corners = np.concatenate(self.rings)
         return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
+    def lies_on(self, shape: Sequence[int]) -> bool:
+        """Whether its box meets an image of `shape`, px."""
+        low, high = self.box
+        return bool((high > -0.5).all() and (low < np.asarray(shape[-2:]) - 0.5).all())
+
 
 class _WholeEdit:
     """One edit of a store, made block by block: whatever ends it early takes all of it back."""
@@ -131,6 +136,8 @@ def _flip_edges(
 def paint_polygons(store: AnnotationStore, polygons: Iterable[Polygon], level: int = 1) -> int:
     """Paint polygons into a store, later ones over earlier ones; returns the edit's number.
 
+    Those beside the image are left out with a warning.
+
     Parameters
     ----------
     level
@@ -139,12 +146,16 @@ def paint_polygons(store: AnnotationStore, polygons: Iterable[Polygon], level: i
     Raises
     ------
     InputError
-        If a polygon, its label or its plane does not fit the store, or the level is none.
+        If a polygon, its label or its plane does not fit the store, the level is none, or all
+        polygons lie beside the image.
     """
     level = parse_level(level, store.shape, store.arrays.scaled_axes)
-    blocks: dict[tuple[int, ...], list[Polygon]] = {}
+    polygons = list(polygons)
     for polygon in polygons:
         _check_polygon(polygon, store)
+    _check_places(polygons, store.shape)
+    blocks: dict[tuple[int, ...], list[Polygon]] = {}
+    for polygon in polygons:
         for place in _touched_blocks(store, polygon, level):
             blocks.setdefault(place, []).append(polygon)
     with _WholeEdit(store) as edit:
@@ -205,6 +216,26 @@ def _check_polygon(polygon: Polygon, store: AnnotationStore) -> None:
             f"a polygon has the label {polygon.value}; classes have values from 1, and 0 is "
             "unlabelled. Give it a class of the store."
         )
+
+
+def _check_places(polygons: Sequence[Polygon], shape: Sequence[int]) -> None:
+    """Refuse outlines of another image or scale: all of them lie beside this one."""
+    outside = [polygon for polygon in polygons if not polygon.lies_on(shape)]
+    if not outside:
+        return
+    boxes = np.stack([polygon.box for polygon in outside])
+    (top, left), (bottom, right) = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
+    where = (f"they reach from y {top:.0f} to {bottom:.0f} and x {left:.0f} to {right:.0f}, and "
+             f"the image has {shape[-2]} x {shape[-1]} px")
+    if len(outside) == len(polygons):
+        raise InputError(
+            f"none of the {len(polygons)} outlines lies on the image: {where}. Outlines are in "
+            "pixels of the full resolution; export them from this image, whole and unscaled."
+        )
+    warnings.warn(
+        f"{len(outside)} of {len(polygons)} outlines lie beside the image and are left out: "
+        f"{where}.", MuvitWarning, stacklevel=3,
+    )
 
 
 def _touched_blocks(

@@ -189,7 +189,7 @@ class AnnotationFiles(QWidget):  # type: ignore[misc]
 def paint_areas(backend: Any, store: Any, polygons: list[Any]) -> Iterator[Any]:
     """Paint polygons, then say how many; yields the edit's number, and that."""
     yield backend.paint_polygons(store, polygons)
-    yield f"{len(polygons)} areas are painted."
+    yield f"{sum(area.lies_on(store.shape) for area in polygons)} areas are painted."
 
 
 def _menu_button(text: str, tooltip: str) -> QPushButton:
