@@ -97,6 +97,6 @@ def test_many_files_are_synced_in_one_call(
     monkeypatch.setattr(chunk_files, "_sync_file", lambda file: called.append(file.name))
     monkeypatch.setattr(os, "sync", lambda: called.append("all"))
     store.write(32, (0, 0), np.ones((35, 41), bool), 2)
-    store.flush()
+    store.close()
     # nine chunks of level 1, four of level 2, one of level 4
     assert sorted(called) == ["0", "all", "all"]

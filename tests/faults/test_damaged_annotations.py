@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_muvit.data import chunk_files
+from napari_muvit.data import chunk_files, stroke_writer
 from napari_muvit.data.annotations import AnnotationStore, open_annotations
 from napari_muvit.data.pyramid import open_pyramid
 from napari_muvit.data.stroke_log import Change, StrokeLog
@@ -166,14 +168,40 @@ def test_chunks_are_on_the_disk_before_the_log_is_emptied(
     def refuse(file: Path) -> None:
         raise OSError(5, "Input/output error")
 
+    store = AnnotationStore(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(chunk_files, "_sync_file", refuse)
+        store.write(1, (600, 0), np.ones((2, 2), bool), 1)
+        store.flush()  # in the image, but not for certain
+        with pytest.raises(WriteError, match="Input/output error"):
+            store.close()
+        assert log.stat().st_size > 0
+    monkeypatch.setattr(chunk_files, "_sync_file", sync)
+    store.close()
+    assert sorted(synced) == [("0/c/1/0", True), ("1/c/0/0", True), ("2/c/0/0", True)]
+    assert not log.exists()
+
+
+def test_a_large_log_is_emptied_while_painting_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stroke_writer, "LARGE_LOG", 500)
+    log, sizes = path.with_name(f".{path.name}.strokes"), []
     with AnnotationStore(path) as store:
-        with monkeypatch.context() as patch:
-            patch.setattr(chunk_files, "_sync_file", refuse)
-            store.write(1, (600, 0), np.ones((2, 2), bool), 1)
-            with pytest.raises(WriteError, match="Input/output error"):
-                store.flush()
-            assert log.stat().st_size > 0
-        monkeypatch.setattr(chunk_files, "_sync_file", sync)
+        for row in range(30):
+            write_all(store, (600 + row, 0), 1)
+            sizes.append(log.stat().st_size)
+    assert sum(after < before for before, after in itertools.pairwise(sizes)) > 2
+    assert max(sizes) < 1500
+
+
+def test_the_log_is_emptied_once_nobody_paints_any_more(path: Path) -> None:
+    log = path.with_name(f".{path.name}.strokes")
+    with AnnotationStore(path) as store:
+        store.write(1, (600, 0), np.ones((2, 2), bool), 1)
         store.flush()
-        assert sorted(synced) == [("0/c/1/0", True), ("1/c/0/0", True), ("2/c/0/0", True)]
+        assert log.stat().st_size > 0
+        deadline = time.monotonic() + 20
+        while log.stat().st_size and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert log.stat().st_size == 0

@@ -368,7 +368,7 @@ class AnnotationStore:
         """
         with self._closing:
             if self._writer is not None:
-                self._writer.flush()
+                self._writer.settle()
                 self._writer.stop()
                 self._writer = None
                 self._log.remove()

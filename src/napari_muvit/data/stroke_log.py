@@ -155,6 +155,11 @@ class StrokeLog:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def append(self, changes: Iterable[Change]) -> None:
         """Write records and wait until they are on the disk."""
         rest = memoryview(b"".join(encode(change) for change in changes))

@@ -22,6 +22,9 @@ RETRY_SECONDS = 0.5
 FLUSH_SECONDS = 600.0
 """Longest that `flush` waits for everything to be in the image."""
 
+LARGE_LOG = 64 << 20
+"""Bytes of the log beyond which it is emptied though more is being painted."""
+
 UNDO_BYTES = 256 << 20
 """Memory for undo; the oldest changes are forgotten first."""
 
@@ -104,6 +107,7 @@ class StrokeWriter:
         self._error: Exception | None = None
         self._stopping = False
         self._is_settled = True
+        self._is_hurried = False  # somebody waits for it
         self._num_logged = 0
         self._thread = threading.Thread(target=self._work, name="annotation writer", daemon=True)
         self._thread.start()
@@ -133,12 +137,12 @@ class StrokeWriter:
             self._condition.notify_all()
 
     def flush(self, timeout: float = FLUSH_SECONDS, box: Block | None = None) -> None:
-        """Wait until everything handed over is in the image, and that on the disk.
+        """Wait until everything handed over is in the image.
 
         Parameters
         ----------
         box
-            Full-resolution pixels: wait only for what changes these to be in the image.
+            Full-resolution pixels: wait only for what changes these.
 
         Raises
         ------
@@ -146,13 +150,28 @@ class StrokeWriter:
             If writing fails, for example because the disk is full. Nothing is lost: the
             changes are kept, and writing is tried again.
         """
+        self._wait(lambda: self._is_written(box), timeout)
+
+    def settle(self, timeout: float = FLUSH_SECONDS) -> None:
+        """Wait until everything is in the image and survives a power cut there.
+
+        Raises
+        ------
+        WriteError
+            If writing fails; see `flush`.
+        """
+        with self._condition:
+            self._is_hurried = True
+        self._wait(lambda: self._is_settled, timeout)
+
+    def _wait(self, is_done: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         with self._condition:
-            if box is not None and self._is_written(box):
+            if is_done():
                 return
             self._error = None
             self._condition.notify_all()
-            while not (is_done := self._is_written(box)) and self._error is None:
+            while not (is_over := is_done()) and self._error is None:
                 if not self._condition.wait(deadline - time.monotonic()):
                     break
             error, left = self._error, len(self._waiting)
@@ -162,7 +181,7 @@ class StrokeWriter:
                 f"annotations cannot be written ({why}). They are kept in "
                 "memory and tried again; make room on the disk or restore access to the folder."
             ) from error
-        if not is_done:
+        if not is_over:
             raise WriteError(
                 f"annotations are not all written after {timeout:.0f} s, and {left} changes wait; "
                 "the disk is too slow. They go on being written; wait before closing."
@@ -170,7 +189,7 @@ class StrokeWriter:
 
     def _is_written(self, box: Block | None) -> bool:
         if box is None:
-            return self._is_settled
+            return not self._waiting
         low, high = box
         return not any(((boxes[:, 0] < high) & (boxes[:, 1] > low)).all(axis=1).any()
                        for boxes in self._boxes)
@@ -187,14 +206,15 @@ class StrokeWriter:
     def _work(self) -> None:
         while True:
             with self._condition:
-                if self._is_settled and not self._stopping:
+                if not self._waiting and not self._stopping and not self._is_hurried:
                     self._condition.wait(1.0)
                 if self._is_settled and self._stopping:
                     return
+                is_idle = not self._waiting
             try:
                 self._on_idle()
                 self._write_first()
-                if not self._waiting and not self._is_settled:
+                if is_idle:
                     self._settle()
             except Exception as error:  # noqa: BLE001 - flush and `error` tell it; nothing is lost
                 self._fail(error)
@@ -209,21 +229,31 @@ class StrokeWriter:
             return
         edit, changes = self._waiting[0]
         self._apply(edit, changes)
+        is_synced = self._log.num_bytes > LARGE_LOG
+        if is_synced:
+            self._arrays.sync()
         with self._condition:
             self._waiting.popleft()
             self._boxes.popleft()
             self._num_logged -= 1
             self._error = None
+            if is_synced:
+                self._forget_log()
             self._condition.notify_all()
 
     def _settle(self) -> None:
         """Forget the log, once what it holds survives a power cut in the image as well."""
-        self._arrays.sync()
+        if not self._is_settled:
+            self._arrays.sync()
         with self._condition:
-            if not self._waiting:
-                self._log.clear()
-                self._is_settled, self._error = True, None
+            self._forget_log()
+            self._is_hurried = self._is_hurried and not self._is_settled
             self._condition.notify_all()
+
+    def _forget_log(self) -> None:
+        if not self._waiting and not self._is_settled:
+            self._log.clear()
+            self._is_settled, self._error = True, None
 
     def _log_new(self) -> None:
         with self._condition:
