@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_muvit import renaming
 from napari_muvit.data import live_cache as room
-from napari_muvit.data import output
 from napari_muvit.data.live_cache import CacheLayout, LiveCache, prune_caches
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.errors import MuvitWarning
@@ -143,7 +143,7 @@ def refuse(monkeypatch):
 
     patch("replace")
     patch("unlink")
-    monkeypatch.setattr(output, "REPLACE_SECONDS", 0.0)
+    monkeypatch.setattr(renaming, "PAUSES", (0.0,) * 4)
 
     def set_left(times):
         before, left[0] = left[0], times

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from napari_muvit.data.lock import WriterLock
 from napari_muvit.data.omezarr import create_pyramid, open_arrays
-from napari_muvit.data.output import replace_patiently, write_text
+from napari_muvit.data.output import write_text
 from napari_muvit.errors import LockedError, MuvitWarning
+from napari_muvit.renaming import replace_patiently
 
 LABELS, CONFIDENCE = "labels.ome.zarr", "confidence.ome.zarr"
 NONE, DONE, OLD = 0, 1, 2

@@ -16,11 +16,9 @@ import math
 import os
 import re
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from napari_muvit.data.omezarr import create_pyramid, open_arrays
 from napari_muvit.data.resample import average, choose_labels
 from napari_muvit.data.sources.stores import open_store
 from napari_muvit.errors import LockedError, RunExistsError, SourceError
+from napari_muvit.renaming import rename_over
 
 JOURNAL = "muvit-predict"
 LOCK = ".lock"
@@ -41,9 +40,6 @@ SMALLEST = 256
 
 DOWN_PIXELS = 1 << 22
 """Pixels of a finer array that are read at once to make a coarser one."""
-
-REPLACE_TRIES, REPLACE_SECONDS = 5, 0.02
-"""How often a file that somebody reads is replaced until it is an error, and pauses between."""
 
 
 @dataclass(frozen=True)
@@ -292,33 +288,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     unfinished.write_text(text, encoding="utf-8", newline="")
-    replace_patiently(partial(os.replace, unfinished, path))
-
-
-def replace_patiently(replace: Callable[[], object]) -> None:
-    """Do what replaces files that others may be reading at this moment.
-
-    Windows refuses that as long as somebody has the file open, which readers of a chunk or of a
-    small file have for milliseconds.
-
-    Parameters
-    ----------
-    replace
-        May be called several times.
-
-    Raises
-    ------
-    PermissionError
-        If it is refused `REPLACE_TRIES` times.
-    """
-    for _ in range(REPLACE_TRIES - 1):
-        try:
-            replace()
-        except PermissionError:
-            time.sleep(REPLACE_SECONDS)
-        else:
-            return
-    replace()
+    rename_over(unfinished, path)
 
 
 def _open_group(path: Path) -> Any:

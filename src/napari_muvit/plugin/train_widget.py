@@ -29,6 +29,9 @@ from napari_muvit.plugin.sources_picker import SourcesPicker
 from napari_muvit.plugin.speed_panel import SpeedPanel
 
 POLL_MS = 500
+TAUGHT = ("preset", "levels", "crop_size", "scaled_axes", "normalization", "percentiles",
+          "normalization_constant")
+"""Options of a pretrained model that a fine-tuning of it keeps."""
 
 
 class TrainWidget(DockWidget):
@@ -377,9 +380,8 @@ class FinetuneWidget(TrainWidget):
     kind: type[RunConfig] = FinetuneConfig
 
     def take_model(self, folder: str) -> None:
-        """Start from the model in a run folder, with the levels and crops it has learnt."""
+        """Start from the model in a run folder, which sees images as it learned to."""
         known = runs.options_of(Path(folder))
-        taken = {name: known[name] for name in ("preset", "levels", "crop_size")
-                 if known.get(name)}
+        taken = {name: known[name] for name in TAUGHT if known.get(name)}
         self.form.set_values({**taken, "pretrained": folder})
         self._on_changed()
