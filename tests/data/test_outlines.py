@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,3 +72,27 @@ def test_pixels_need_not_be_square() -> None:
     (outline,) = trace_labels(np.ones((2, 3), np.uint8), level=(4.0, 4.5), corner=(9.5, 19.5))
     assert outline.rings[0].min(axis=0).tolist() == [9.5, 19.5]
     assert outline.rings[0].max(axis=0).tolist() == [17.5, 33.0]
+
+
+def test_memory_is_little_for_each_pixel_of_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million nuclei have borders of fifty million sides of pixels."""
+    monkeypatch.setattr(rasterize, "BLOCK", 2048)
+    y, x = np.indices((8, 8)) - 3
+    labels = np.tile((y**2 + x**2 < 12).astype(np.uint8), (50, 50))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in trace_labels(labels)) == 2500
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 120 * 28 * 2500
+
+
+def test_rings_keep_their_order_and_where_they_begin() -> None:
+    """Files of equal labels are equal."""
+    labels = np.array([[1, 1, 1, 0], [1, 0, 1, 2], [1, 1, 0, 2], [0, 1, 1, 1]])
+    found = [(item.value, [(ring + 0.5).astype(int).tolist() for ring in item.rings])
+             for item in trace_labels(labels)]
+    outer = [[0, 0], [0, 3], [2, 3], [2, 2], [3, 2], [3, 4], [4, 4], [4, 1], [3, 1], [3, 0]]
+    hole = [[2, 2], [1, 2], [1, 1], [2, 1]]
+    assert found == [(1, [outer, hole]), (2, [[[1, 3], [1, 4], [3, 4], [3, 3]]])]

@@ -1,11 +1,13 @@
 """Outlines of label images: the exact pixel borders of every connected area, with holes.
 
 Borders are collected block by block as edges between unlike pixels, then joined to rings, so
-memory follows the length of the borders and not the size of the image.
+memory follows the length of the borders and not the size of the image: about 40 bytes for each
+pixel's side of smooth ones, up to 80 where every side is a corner's.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_muvit.data.label_blocks import iterate_blocks
 
-Edges = NDArray[np.int64]
+Codes = NDArray[np.int64]
+"""Corners, or unit edges, as one number each that sorts as they lie."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,19 @@ def trace_labels(
         Size of a pixel, one number or (y, x), and lower outer edge of the array (y, x), world px.
     """
     wanted = None if values is None else {int(value) for value in values}
-    found: dict[int, list[tuple[Edges, Edges]]] = {}
+    stride = max(labels.shape) + 2
+    found: dict[int, tuple[list[Codes], list[Codes]]] = {}
     for start, block in _blocks_with_rim(labels):
         if not block.any():
             continue
         present = {int(value) for value in np.unique(block)} - {0}
         for value in sorted(present if wanted is None else present & wanted):
-            found.setdefault(value, []).append(_block_edges(block == value, start))
-    for value, parts in sorted(found.items()):
-        rows = np.concatenate([rows for rows, _ in parts])
-        columns = np.concatenate([columns for _, columns in parts])
-        for rings in _join_rings(rows, columns):
+            rows, columns = _block_edges(block == value, start, stride)
+            kept = found.setdefault(value, ([], []))
+            kept[0].append(rows)
+            kept[1].append(columns)
+    for value in sorted(found):
+        for rings in _join_rings(*found.pop(value), stride):
             yield Outline(
                 tuple(ring * np.asarray(level, np.float64) + np.asarray(corner) for ring in rings),
                 value,
@@ -88,140 +93,187 @@ def _blocks_with_rim(labels: Any) -> Iterator[tuple[tuple[int, int], NDArray[Any
         yield (top, left), rim
 
 
-def _block_edges(mask: NDArray[np.bool_], start: tuple[int, int]) -> tuple[Edges, Edges]:
-    """Unit edges above and left of each pixel, as rows (y, x, direction).
+def _block_edges(
+    mask: NDArray[np.bool_], start: tuple[int, int], stride: int
+) -> tuple[Codes, Codes]:
+    """Unit edges above and left of each pixel, as 2 * (line * stride + place) + is_forward.
 
-    Edges run with the area on their right hand in an image whose y points down: along a top
-    border to the right (+1), along a left border upwards (-1).
+    The line of an edge above is y and its place x; of an edge to the left it is the other way
+    round. Edges run with the area on their right hand in an image whose y points down: along a
+    top border to the right (forward), along a left border upwards.
     """
     signed = mask.astype(np.int8)
     # A top border has the area below it; the pixel of mask[i, j] is (start + i - 1, ...).
     across = signed[1:, 1:] - signed[:-1, 1:]
     y, x = np.nonzero(across)
-    rows = np.stack([y + start[0], x + start[1], across[y, x]], axis=1).astype(np.int64)
+    rows = 2 * ((y + start[0]) * stride + x + start[1]) + (across[y, x] > 0)
     along = signed[1:, :-1] - signed[1:, 1:]
     y, x = np.nonzero(along)
-    columns = np.stack([y + start[0], x + start[1], along[y, x]], axis=1).astype(np.int64)
+    columns = 2 * ((x + start[1]) * stride + y + start[0]) + (along[y, x] > 0)
     return rows, columns
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """Straight pieces of border, each as long as it can be: begin and end corner, direction."""
+    """Straight pieces of border, each as long as it can be.
 
-    begin: Edges
-    end: Edges
-    direction: Edges
-    run_of_edge: Edges
+    Attributes
+    ----------
+    begin, end
+        Corners, y * stride + x.
+    is_forward
+        Whether it runs to the right, or down.
+    first
+        The first of its unit edges.
+    """
+
+    begin: Codes
+    end: Codes
+    is_forward: NDArray[np.bool_]
+    first: Codes
 
     @classmethod
-    def merge(cls, edges: Edges, axis: int) -> _Runs:
-        """Join unit edges (y, x, direction), sorted along `axis`, that continue each other."""
-        line, place, direction = edges[:, 1 - axis], edges[:, axis], edges[:, 2]
-        breaks = (np.diff(line) != 0) | (np.diff(place) != 1) | (np.diff(direction) != 0)
-        first = np.flatnonzero(np.concatenate([[True], breaks]))
+    def merge(cls, edges: Codes, stride: int, is_down: bool) -> _Runs:
+        """Join unit edges, in ascending order, that continue each other."""
+        first = np.flatnonzero(np.concatenate([[True], edges[1:] != edges[:-1] + 2]))
         last = np.concatenate([first[1:], [len(edges)]]) - 1
-        low, high = edges[first, :2], edges[last, :2].copy()
-        high[:, axis] += 1
-        forward = (direction[first] > 0)[:, None]
+        is_forward = edges[first] % 2 == 1
+        low, high = edges[first] // 2, edges[last] // 2 + 1
+        if is_down:
+            low, high = _transposed(low, stride), _transposed(high, stride)
         return cls(
-            np.where(forward, low, high), np.where(forward, high, low), direction[first],
-            np.cumsum(np.concatenate([[0], breaks])),
-        )
+            np.where(is_forward, low, high), np.where(is_forward, high, low), is_forward, first)
 
-    def starting_at(self, corners: Edges, preferred: Edges) -> Edges:
-        """Index of the run that begins at each corner, of two the one that turns as preferred."""
-        width = 2 + int(max(self.begin[:, 1].max(), corners[:, 1].max()))
-
-        def key(points: Edges, direction: Edges) -> Edges:
-            return (points[:, 0] * width + points[:, 1]) * 2 + (direction > 0)
-
-        own = key(self.begin, self.direction)
+    def starting_at(self, corners: Codes, is_forward: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Index of the run that begins at each corner, of two the one of that direction."""
+        own = 2 * self.begin + self.is_forward
         order = np.argsort(own)
-        index = np.searchsorted(own, key(corners, preferred), sorter=order)
-        index = order[np.minimum(index, len(order) - 1)]
-        other = np.searchsorted(own, key(corners, -preferred), sorter=order)
-        other = order[np.minimum(other, len(order) - 1)]
-        is_preferred = own[index] == key(corners, preferred)
-        return np.where(is_preferred, index, other)
+        own = own[order]
+        place = np.minimum(np.searchsorted(own, 2 * corners + is_forward), len(own) - 1)
+        missing = np.flatnonzero(own[place] != 2 * corners + is_forward)
+        place[missing] = np.searchsorted(own, 2 * corners[missing] + ~is_forward[missing])
+        return order[place].astype(np.int32)
+
+    def touches(self) -> NDArray[np.bool_]:
+        """Whether another run begins at the same corner: only there can a ring touch itself."""
+        order = np.argsort(self.begin)
+        is_same = np.diff(self.begin[order]) == 0
+        touching = np.zeros(len(order), np.bool_)
+        touching[order[1:][is_same]] = True
+        touching[order[:-1][is_same]] = True
+        return touching
 
 
-def _join_rings(rows: Edges, columns: Edges) -> Iterator[list[NDArray[np.float64]]]:
+def _transposed(codes: Codes, stride: int) -> Codes:
+    """Between x * stride + y and y * stride + x."""
+    return codes % stride * stride + codes // stride
+
+
+def _sorted(parts: list[Codes]) -> Codes:
+    """All parts together in ascending order; the list is emptied."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    whole.sort()
+    return whole
+
+
+def _join_rings(
+    rows: list[Codes], columns: list[Codes], stride: int
+) -> Iterator[list[NDArray[np.float64]]]:
     """Outer ring and holes, (n, 2) corners, of every area that the unit edges enclose."""
-    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-    columns = columns[np.lexsort((columns[:, 0], columns[:, 1]))]
-    across, down = _Runs.merge(rows, axis=1), _Runs.merge(columns, axis=0)
+    across, edges = _Runs.merge(_sorted(rows), stride, is_down=False), _sorted(columns)
+    down = _Runs.merge(edges, stride, is_down=True)
     # Where two pixels touch by their corners only, always turning right keeps them apart.
-    to_down = down.starting_at(across.end, across.direction).tolist()
-    to_across = across.starting_at(down.end, -down.direction).tolist()
-    begins = [across.begin.tolist(), down.begin.tolist()]
-    rings = _walk(to_down, to_across, begins)
-    corners = [np.asarray([begins[kind][i] for kind, i in ring], np.int64) for ring in rings]
+    steps, lengths = _walk(
+        (across, down), (down.starting_at(across.end, across.is_forward),
+                         across.starting_at(down.end, ~down.is_forward)))
+    is_down = steps % 2 == 1
+    corners = np.empty(len(steps), np.int64)
+    corners[~is_down] = across.begin[steps[~is_down] // 2]
+    corners[is_down] = down.begin[steps[is_down] // 2]
     owner = np.zeros(len(down.begin), np.int64)
-    for number, ring in enumerate(rings):
-        owner[[i for kind, i in ring if kind]] = number
-    edge_owner = owner[down.run_of_edge]
-    parents = _find_parents(corners, columns, edge_owner)
-    grouped: dict[int, list[NDArray[np.float64]]] = {}
-    for number, parent in enumerate(parents):
-        if parent == number:
-            grouped[number] = [corners[number].astype(np.float64)]
-    for number, parent in enumerate(parents):
-        if parent != number:
-            grouped[parent].append(corners[number].astype(np.float64))
-    yield from grouped.values()
+    owner[steps[is_down] // 2] = np.repeat(np.arange(len(lengths)), lengths)[is_down]
+    stops = np.cumsum(lengths, dtype=np.int64)
+    starts = stops - lengths
+    parents = _find_parents(corners, starts, edges, down, owner, stride)
+    is_outer = parents == np.arange(len(parents))
+    holes: dict[int, list[int]] = {}
+    for number in np.flatnonzero(~is_outer).tolist():
+        holes.setdefault(int(parents[number]), []).append(number)
+    for outer in np.flatnonzero(is_outer).tolist():
+        yield [_ring(corners[starts[number] : stops[number]], stride)
+               for number in (outer, *holes.get(outer, ()))]
+
+
+def _ring(corners: Codes, stride: int) -> NDArray[np.float64]:
+    return np.stack(np.divmod(corners, stride), axis=1).astype(np.float64)
 
 
 def _walk(
-    to_down: list[int], to_across: list[int], begins: list[list[list[int]]]
-) -> list[list[tuple[int, int]]]:
-    """Rings as lists of (0 across or 1 down, run); cut where a ring touches itself."""
-    rings = []
-    is_free = [True] * len(to_down)
-    for first in range(len(to_down)):
+    runs: tuple[_Runs, _Runs], following: tuple[NDArray[np.int32], NDArray[np.int32]]
+) -> tuple[NDArray[np.intc], NDArray[np.intc]]:
+    """Rings one behind the other, cut where one touches itself, and how long each is.
+
+    A step is 2 * index of the run + (0 across or 1 down). `runs` are those across and down, and
+    `following` the run down after each across, and the reverse.
+    """
+    # Lists of numbers would take ten times the memory, and numpy's scalars the time.
+    after = [each.data for each in following]
+    corners = [each.begin.data for each in runs]
+    touches = [each.touches().data for each in runs]
+    steps, lengths = array("i"), array("i")
+    is_free = bytearray(b"\1") * len(following[0])
+    for first in range(len(is_free)):
         if not is_free[first]:
             continue
-        stack: list[tuple[int, int]] = []
-        depth: dict[tuple[int, int], int] = {}
+        ring, places = array("i"), dict[int, int]()
         run, kind = first, 0
         while kind or is_free[run]:
             if not kind:
-                is_free[run] = False
-            y, x = begins[kind][run]
-            if (y, x) in depth:
-                cut = depth[y, x]
-                for inner_kind, inner in stack[cut:]:
-                    inner_y, inner_x = begins[inner_kind][inner]
-                    del depth[inner_y, inner_x]
-                rings.append(stack[cut:])
-                del stack[cut:]
-            depth[y, x] = len(stack)
-            stack.append((kind, run))
-            run, kind = (to_across[run], 0) if kind else (to_down[run], 1)
-        rings.append(stack)
-    return rings
+                is_free[run] = 0
+            if touches[kind][run]:
+                corner = corners[kind][run]
+                cut = places.get(corner, len(ring))
+                # What was cut off since may have been there.
+                if cut < len(ring) and corners[ring[cut] % 2][ring[cut] // 2] == corner:
+                    lengths.append(len(ring) - cut)
+                    steps.extend(ring[cut:])
+                    del ring[cut:]
+                places[corner] = len(ring)
+            ring.append(2 * run + kind)
+            run, kind = after[kind][run], 1 - kind
+        lengths.append(len(ring))
+        steps.extend(ring)
+    return np.frombuffer(steps, np.intc), np.frombuffer(lengths, np.intc)
 
 
 def _find_parents(
-    corners: list[NDArray[np.int64]], columns: Edges, edge_owner: Edges
-) -> list[int]:
-    """For each ring the outer ring of its area; an outer ring's is itself."""
-    width = int(columns[:, 1].max()) + 2
-    keys = columns[:, 0] * width + columns[:, 1]
-    order = np.argsort(keys)
-    is_hole = [_doubled_area(ring) < 0 for ring in corners]
-    parents = list(range(len(corners)))
-    tops = [tuple(min(ring.tolist())) for ring in corners]
-    for number in sorted((n for n in parents if is_hole[n]), key=tops.__getitem__):
-        # Left of the pixel above a hole's top corner, the next border is the same area's.
-        y, x = tops[number]
-        place = np.searchsorted(keys, (y - 1) * width + x, side="right", sorter=order) - 1
-        found = int(edge_owner[order[place]])
-        parents[number] = parents[found] if is_hole[found] else found
+    corners: Codes, starts: NDArray[np.int64], edges: Codes, down: _Runs,
+    owner: NDArray[np.int64], stride: int,
+) -> NDArray[np.int64]:
+    """For each ring the outer ring of its area; an outer ring's is itself.
+
+    Parameters
+    ----------
+    corners, starts
+        Of all rings one behind the other, and where each begins.
+    edges, down, owner
+        Unit edges along y, the runs that they make, and the ring of each run.
+    """
+    # Positive where the ring has its area on its right hand.
+    areas = np.zeros(len(starts), np.int64)
+    np.add.at(areas, owner, down.begin % stride * (down.end // stride - down.begin // stride))
+    is_hole = areas < 0
+    parents = np.arange(len(starts))
+    if not is_hole.any():
+        return parents
+    holes = np.flatnonzero(is_hole)
+    tops = np.minimum.reduceat(corners, starts)[holes]
+    places = _transposed(edges // 2, stride)
+    order = np.argsort(places)
+    # Left of the pixel above a hole's top corner, the next border is the same area's.
+    left = np.searchsorted(places, tops - stride, side="right", sorter=order) - 1
+    found = owner[np.searchsorted(down.first, order[left], side="right") - 1]
+    for index in np.argsort(tops, kind="stable").tolist():
+        parents[holes[index]] = parents[found[index]]
     return parents
-
-
-def _doubled_area(ring: NDArray[np.int64]) -> int:
-    """Twice the area, positive where the ring has it on its right hand."""
-    y, x = ring.T
-    return int(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
