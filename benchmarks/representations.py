@@ -31,6 +31,7 @@ from experiments.table import Column, markdown
 from napari_muvit import api
 from napari_muvit.data.cohort import CohortRow, write_cohort
 from napari_muvit.data.labels import infer_class_table
+from napari_muvit.inference.features import parse_encoder
 from napari_muvit.inference.probe import ProbeScores, Samples, collect, score_probe
 
 VALIDATION = (DONORS[0][-1], DONORS[1][-1])
@@ -116,11 +117,12 @@ def probe_layers(run: Path, settings: CortexSettings, seed: int) -> ProbeScores:
     labels = [api.open_pyramid(folder / "labels" / f"{section}.png").as_labels()
               for section in sections]
     table = infer_class_table(labels, UNLABELLED)
-    options = {"device": settings.device, "threads": settings.threads}
+    options: dict[str, Any] = {"device": settings.device, "threads": settings.threads}
+    encoder = parse_encoder(str(run), **options)
     parts: dict[bool, list[Samples]] = {False: [], True: []}
     for number, (section, truth) in enumerate(zip(sections, labels, strict=True)):
         rng = np.random.default_rng([seed, number])
-        found = collect(str(folder / "images" / f"{section}.png"), truth, table, str(run), 1, rng,
+        found = collect(str(folder / "images" / f"{section}.png"), truth, table, encoder, 1, rng,
                         options)
         chosen = np.zeros(len(found.classes), bool)
         chosen[rng.permutation(len(chosen))[:settings.num_probed]] = True

@@ -15,7 +15,7 @@ from napari.layers import Image
 
 from napari_muvit import api
 from napari_muvit.errors import InputError
-from napari_muvit.plugin import label_layers, layers, predict
+from napari_muvit.plugin import image_choices, label_layers, layers, predict
 from napari_muvit.plugin.predict_queue import many_rows
 
 TABLE = api.ClassTable(
@@ -140,10 +140,10 @@ def test_time_points_get_outputs_of_their_own(tmp_path: Path) -> None:
         path = tmp_path / str(count) / "s.ome.zarr"
         api.create_pyramid(path, shape=(count, 32, 48), axes="tyx", levels=(1,), dtype=np.uint8)
         layer = Image(np.zeros((count, 32, 48), np.uint8), axis_labels=("t", "y", "x"),
-                      metadata={layers.SOURCE_KEY: str(path)})
+                      metadata={image_choices.SOURCE_KEY: str(path)})
         found = []
         for t in (0, count - 1):
-            choice = layers.ImageChoice("s", (layer,))
+            choice = image_choices.ImageChoice("s", (layer,))
             image = layers.resolve_image(choice, api, (t, 0, 0))
             assert image.path == str(path)
             found.append(predict.default_output(image, "run").name)
