@@ -405,7 +405,7 @@ def test_the_most_uncertain_place_is_the_undecided_one():
 def test_many_moves_leave_nothing_behind(huge):
     import psutil
 
-    process = psutil.Process()
+    process, before = psutil.Process(), set(threading.enumerate())
     stub = model(size=64, levels=(1, 8))
     rng = np.random.default_rng(0)
     with live(huge, stub) as view:
@@ -423,4 +423,5 @@ def test_many_moves_leave_nothing_behind(huge):
         assert threading.active_count() <= threads + 1
         assert process.num_fds() <= files + 2
         assert process.memory_info().rss - memory < 120e6
-    assert not any(t.name.startswith("muvit") for t in threading.enumerate())
+    left = set(threading.enumerate()) - before
+    assert not any(t.name.startswith("muvit") for t in left)
