@@ -166,19 +166,8 @@ def check_same_image(
     SourceError
         If the size or the part differs, or the image they were begun on still exists elsewhere.
     """
-    size = tuple(int(n) for n in pyramid.spatial_shape)
-    if shape != size:
-        raise SourceError(
-            f"{path} annotates an image of {shape} px; {pyramid.name} has {size} px. "
-            "Pass the path of another annotation store.", source=str(path),
-        )
+    _check_size_and_part(path, shape, begun_on.get("part"), pyramid)
     image, given = begun_on.get("image"), pyramid.source
-    known, part = begun_on.get("part"), annotated_part(pyramid)
-    if known is not None and known != part:
-        raise SourceError(
-            f"{path} annotates {describe_part(known)} of its image, not {describe_part(part)}. "
-            "Each has its own annotations: pass no path, or another one.", source=str(path),
-        )
     if image is None or given is None or image == given or _is_same(image, given):
         return False
     if not _exists(image):
@@ -194,6 +183,24 @@ def check_same_image(
         MuvitWarning, stacklevel=3,
     )
     return True
+
+
+def _check_size_and_part(
+    path: Path, shape: tuple[int, ...], known: Mapping[str, Any] | None, pyramid: Pyramid
+) -> None:
+    """Refuse annotations of another size, or of another series, time point or plane."""
+    size = tuple(int(n) for n in pyramid.spatial_shape)
+    if shape != size:
+        raise SourceError(
+            f"{path} annotates an image of {shape} px; {pyramid.name} has {size} px. "
+            "Pass the path of another annotation store.", source=str(path),
+        )
+    part = annotated_part(pyramid)
+    if known is not None and known != part:
+        raise SourceError(
+            f"{path} annotates {describe_part(known)} of its image, not {describe_part(part)}. "
+            "Each has its own annotations: pass no path, or another one.", source=str(path),
+        )
 
 
 def _exists(image: str) -> bool:

@@ -184,6 +184,9 @@ class AnnotateWidget(DockWidget):
         self._show_session()
 
     def _open(self, image: ResolvedImage, path: Path) -> None:
+        choice = self.picker.choice
+        if choice is None:
+            return
         try:
             store = self.backend.open_annotations(
                 image.pyramid, path=path, classes=self.classes.table
@@ -191,8 +194,7 @@ class AnnotateWidget(DockWidget):
         except MuvitError as error:
             self.note.setText(sentence(error))
             raise
-        if self.picker.choice is not None:
-            self._held.take(AnnotationSession(store, image, self.picker.choice.layers[0]))
+        self._held.take(AnnotationSession(store, image, choice.layers[0]))
 
     def require_session(self) -> AnnotationSession:
         """The session of the chosen image; begins its store if there is none."""

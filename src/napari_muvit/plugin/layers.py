@@ -1,6 +1,6 @@
 """napari layers as pyramids, and where their pixels lie in the viewer.
 
-The only place that knows what napari calls world. Here that is ``viewer_*``: the coordinates
+Here is what maps to and from what napari calls world. That is ``viewer_*``: the coordinates
 of the canvas and of the cursor, in the layer's units. World px (full-resolution pixels, see
 ``geometry``) are the data coordinates of a layer's first array. Axis letter: A spatial axes.
 """
